@@ -1,0 +1,3 @@
+//! Everything the daemon decides about the clock, and nothing it does.
+pub mod estimator;
+pub mod packet;
