@@ -1,1 +1,0 @@
-//! Offset and frequency of the crystal from exchanges, with an honest bound. (Stand-in; replaced next.)
