@@ -1,0 +1,113 @@
+//! What came out of a simulated run.
+
+/// The figures of one run. Errors are the true error of the clock, after the first hour.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Outcome {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Seed of its chances.
+    pub seed: u64,
+    /// The configured interval between exchanges, seconds.
+    pub sync_interval_s: f64,
+    /// Simulated hours.
+    pub hours: f64,
+    /// Root mean square, µs.
+    pub rms_us: f64,
+    /// Standard deviation (what is left without a constant asymmetry), µs.
+    pub sd_us: f64,
+    /// 95 of 100 seconds were better, µs.
+    pub p95_us: f64,
+    /// The worst second, µs.
+    pub max_us: f64,
+    /// Requests sent in all.
+    pub packets: u32,
+    /// Requests per server and day.
+    pub packets_per_server_day: f64,
+    /// Share of the seconds in which the error was inside the stated bound (no bound stated counts as inside).
+    pub coverage: f64,
+    /// Median of the stated bound, µs; `None` when never stated.
+    pub bound_median_us: Option<f64>,
+    /// That median by the RMS.
+    pub width_over_rms: Option<f64>,
+    /// Steps of the clock by us.
+    pub steps: u32,
+    /// Second of the first synchronisation.
+    pub first_sync_s: Option<f64>,
+    /// Second from which the error stayed below 20 ms for a minute.
+    pub within_20ms_s: Option<f64>,
+    /// Second from which the error stayed below 1 ms for a minute.
+    pub within_1ms_s: Option<f64>,
+    /// Worst error of the stated frequency, ppm.
+    pub max_freq_error_ppm: f64,
+}
+
+/// Watches a run second by second.
+#[derive(Debug, Default)]
+pub struct Watch {
+    errors: Vec<f32>,
+    bounds: Vec<f32>,
+    inside: u32,
+    worst_frequency: f64,
+    /// Since when the error has been below 20 ms and below 1 ms; once held for a minute it is kept.
+    held: [(Option<f64>, Option<f64>); 2],
+}
+
+impl Watch {
+    /// Notes the error of the clock (seconds) at second `t`, for the time until steady.
+    pub fn start(&mut self, t: f64, error: f64) {
+        for ((since, kept), limit) in self.held.iter_mut().zip([0.020, 0.001]) {
+            if kept.is_some() {
+                continue;
+            }
+            if error.abs() > limit {
+                *since = None;
+            } else if t - *since.get_or_insert(t) >= 60.0 {
+                *kept = *since;
+            }
+        }
+    }
+    /// Judges one second: the clock's error and the stated bound (seconds), the frequency's error (ppm).
+    pub fn judge(&mut self, error: f64, bound: Option<f64>, frequency_error: Option<f64>) {
+        self.errors.push((error * 1e6) as f32);
+        match bound {
+            Some(bound) => {
+                self.bounds.push((bound * 1e6) as f32);
+                self.inside += u32::from(error.abs() <= bound);
+            }
+            None => self.inside += 1,
+        }
+        if let Some(wrong) = frequency_error {
+            self.worst_frequency = self.worst_frequency.max(wrong.abs());
+        }
+    }
+    /// The figures, without those only the run itself knows.
+    #[must_use]
+    pub fn outcome(mut self) -> Outcome {
+        let n = self.errors.len().max(1) as f64;
+        let mean = self.errors.iter().map(|&e| f64::from(e)).sum::<f64>() / n;
+        let square = self.errors.iter().map(|&e| f64::from(e) * f64::from(e)).sum::<f64>() / n;
+        let rms_us = square.sqrt();
+        let mut size: Vec<f32> = self.errors.iter().map(|e| e.abs()).collect();
+        size.sort_by(f32::total_cmp);
+        self.bounds.sort_by(f32::total_cmp);
+        let part = |sorted: &[f32], share: f64| {
+            sorted
+                .get(((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1)))
+                .copied()
+        };
+        let bound_median_us = part(&self.bounds, 0.5).map(f64::from);
+        Outcome {
+            rms_us,
+            sd_us: (square - mean * mean).max(0.0).sqrt(),
+            p95_us: part(&size, 0.95).map_or(0.0, f64::from),
+            max_us: size.last().copied().map_or(0.0, f64::from),
+            coverage: f64::from(self.inside) / n,
+            bound_median_us,
+            width_over_rms: bound_median_us.filter(|_| rms_us > 0.0).map(|b| b / rms_us),
+            within_20ms_s: self.held[0].1,
+            within_1ms_s: self.held[1].1,
+            max_freq_error_ppm: self.worst_frequency,
+            ..Outcome::default()
+        }
+    }
+}
