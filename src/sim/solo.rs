@@ -48,16 +48,14 @@ pub fn estimate_alone(scenario: &Scenario, seed: u64, interval: Nanos, every: f6
             let n = flights.iter().position(|f| f.lands == Some(at)).expect("it lands");
             let flight = flights.swap_remove(n);
             let back = world.land(&flight);
-            if let Ok(reply) = packet::parse(&back.packet) {
+            if let Ok(reply) = packet::parse(&back.packet, world.true_utc()) {
                 let sample = Sample {
                     outward: reply.t2.minus_raw(back.sent),
                     homeward: reply.t3.minus_raw(back.received),
                     sent: back.sent,
                     received: back.received,
-                    root_distance: reply.root_distance,
-                    precision: Nanos::from_secs_f64(libm::exp2(f64::from(
-                        back.packet[3].cast_signed(),
-                    ))),
+                    root_distance: reply.root_distance(),
+                    precision: reply.resolution(),
                 };
                 estimator.add(flight.server, &sample);
             }
