@@ -82,7 +82,10 @@ fn write_all(directory: &Path) -> Result<(), Box<dyn error::Error>> {
     let mut command = Command::new("leadville-timesync").name(PROGRAM).bin_name(PROGRAM);
     command.build();
     fs::write(directory.join(format!("{PROGRAM}.8")), command_page(&command))?;
-    fs::write(directory.join("timesync.toml.5"), configuration_page(&fs::read_to_string(CONFIGURATION)?))?;
+    fs::write(
+        directory.join("timesync.toml.5"),
+        configuration_page(&fs::read_to_string(CONFIGURATION)?),
+    )?;
     for (shell, name) in [
         (Shell::Bash, format!("{PROGRAM}.bash")),
         (Shell::Zsh, format!("_{PROGRAM}")),
@@ -129,12 +132,16 @@ fn paragraphs(text: &str) -> String {
 
 fn heading(title: &str, section: u8, name: &str) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    format!(".TH {title} {section} \"\" \"{PROGRAM} {version}\" \"LeadVille\"\n.SH NAME\n{}\n", roff(name))
+    format!(
+        ".TH {title} {section} \"\" \"{PROGRAM} {version}\" \"LeadVille\"\n.SH NAME\n{}\n",
+        roff(name)
+    )
 }
 
 fn command_page(command: &Command) -> String {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    let about = about.lines().next().unwrap_or("keeps the clock right").trim_end_matches('.').to_owned();
+    let about =
+        about.lines().next().unwrap_or("keeps the clock right").trim_end_matches('.').to_owned();
     let mut page = heading("LEADVILLE\\-TIMESYNC", 8, &format!("{PROGRAM} - {about}"));
     let _ = writeln!(page, ".SH SYNOPSIS\n.B {}\n[\\fIoptions\\fR] \\fIcommand\\fR", roff(PROGRAM));
     let long = command.get_long_about().or(command.get_about()).map(ToString::to_string);
@@ -156,7 +163,8 @@ fn subcommand(page: &mut String, above: &str, command: &Command) {
         return;
     }
     let name = format!("{above}{}", command.get_name());
-    let inner: Vec<&Command> = command.get_subcommands().filter(|c| c.get_name() != "help").collect();
+    let inner: Vec<&Command> =
+        command.get_subcommands().filter(|c| c.get_name() != "help").collect();
     if inner.is_empty() {
         let mut synopsis = format!("\\fB{}\\fR", roff(&name));
         for argument in shown(command).filter(|a| a.is_positional()) {
@@ -182,7 +190,8 @@ fn shown(command: &Command) -> impl Iterator<Item = &Arg> {
 /// The place of a value, `[FILE]` or `SERVER...`, in italics.
 fn value(argument: &Arg) -> String {
     let names = argument.get_value_names().unwrap_or_default();
-    let mut text = names.iter().map(|n| format!("\\fI{}\\fR", roff(n))).collect::<Vec<_>>().join(" ");
+    let mut text =
+        names.iter().map(|n| format!("\\fI{}\\fR", roff(n))).collect::<Vec<_>>().join(" ");
     if argument.get_num_args().is_some_and(|n| n.max_values() > names.len().max(1)) {
         text.push_str("...");
     }
@@ -211,11 +220,16 @@ fn describe(page: &mut String, argument: &Arg) {
     let mut help = roff(&help.unwrap_or_default());
     let values: Vec<_> = argument.get_possible_values();
     if argument.get_action().takes_values() && !values.is_empty() {
-        let names: Vec<_> = values.iter().filter(|v| !v.is_hide_set()).map(|v| roff(v.get_name())).collect();
+        let names: Vec<_> =
+            values.iter().filter(|v| !v.is_hide_set()).map(|v| roff(v.get_name())).collect();
         let _ = write!(help, "\nOne of {}.", names.join(", "));
     }
-    let defaults: Vec<_> = argument.get_default_values().iter().map(|d| roff(&d.to_string_lossy())).collect();
-    if argument.get_action().takes_values() && !defaults.is_empty() && !argument.is_hide_default_value_set() {
+    let defaults: Vec<_> =
+        argument.get_default_values().iter().map(|d| roff(&d.to_string_lossy())).collect();
+    if argument.get_action().takes_values()
+        && !defaults.is_empty()
+        && !argument.is_hide_default_value_set()
+    {
         let _ = write!(help, "\nDefault: {}.", defaults.join(" "));
     }
     let _ = writeln!(page, ".TP\n{tag}\n{}", help.trim_start());
@@ -230,7 +244,8 @@ enum Line<'a> {
 }
 
 fn configuration_page(text: &str) -> String {
-    let mut page = heading("TIMESYNC.TOML", 5, &format!("timesync.toml - configuration of {PROGRAM}"));
+    let mut page =
+        heading("TIMESYNC.TOML", 5, &format!("timesync.toml - configuration of {PROGRAM}"));
     page.push_str(".SH SYNOPSIS\n.I /etc/leadville/timesync.toml\n.SH DESCRIPTION\n");
     let mut comment: Vec<&str> = Vec::new();
     let mut described = false; // the file's first comment is its description
@@ -255,7 +270,13 @@ fn configuration_page(text: &str) -> String {
                 let _ = writeln!(page, ".SS {}", roff(name));
             }
             Line::Key(name, value) => {
-                let _ = writeln!(page, ".TP\n\\fB{}\\fR = {}\n{}", roff(name), roff(&value), comment_text(&comment));
+                let _ = writeln!(
+                    page,
+                    ".TP\n\\fB{}\\fR = {}\n{}",
+                    roff(name),
+                    roff(&value),
+                    comment_text(&comment)
+                );
                 comment.clear();
             }
         }
