@@ -173,5 +173,5 @@ mod tests {
         assert_ne!(run(7), run(8));
         assert_eq!(run(7), SEED_SEVEN_AFTER_A_DAY);
     }
-    const SEED_SEVEN_AFTER_A_DAY: i64 = 0;
+    const SEED_SEVEN_AFTER_A_DAY: i64 = -10_874_198;
 }
