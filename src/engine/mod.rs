@@ -1,4 +1,864 @@
 //! Everything the daemon decides about the clock, and nothing it does.
+//!
+//! The engine owns no socket, clock, task or random source: they are inputs. Feed one
+//! [`Input`], carry out every [`Output`], and wait until [`Engine::next_tick`].
+//!
+//! Samples live on the raw timeline, which nobody steers; a correction never falsifies them.
+//! What may be done to the clock when is the table in [`discipline`].
 pub mod discipline;
 pub mod estimator;
 pub mod packet;
+pub mod select;
+pub mod source;
+
+use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
+use discipline::{Correction, Discipline, KernelStatus, Leap, Refusal};
+use estimator::{DriftMemory, Estimate, Estimator};
+use packet::{Bogus, Exchange, Rejected, Why};
+use select::Vote;
+use source::{Rules, ServerSpec, Source, Standing};
+
+/// A server's place; stable for its life.
+pub type ServerId = usize;
+
+/// Nothing usable for that many poll intervals is holdover.
+const HOLDOVER_POLLS: i64 = 3;
+/// Contradictory servers are asked again this soon.
+const QUARREL_POLL: Nanos = Nanos::from_secs(32);
+/// Time for several servers to answer before one alone is believed.
+const FIRST_FIX_PATIENCE: Nanos = Nanos::from_secs(8);
+/// Agreement of three operators for this long overrides date window and mark.
+const OVERRIDE_AFTER: Nanos = Nanos::from_secs(600);
+const DAY: Nanos = Nanos::from_secs(86_400);
+/// Growth of the guarantee between exchanges, when the frequency's bound says less (RFC 5905's PHI).
+const PHI: Ppm = Ppm::new(15.0);
+
+/// What the operator and the disk say before the start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time between rounds once all is well.
+    pub sync_interval: Nanos,
+    /// The rules of correction.
+    pub limits: discipline::Limits,
+    /// The program's own date: nothing earlier is believed.
+    pub built: UtcTime,
+    /// Latest verified time ever seen.
+    pub mark: Option<UtcTime>,
+    /// This boot was synchronised before (the daemon was only restarted).
+    pub settled: bool,
+    /// The clock was restored from a file, and is behind by an unknown time.
+    pub restored: bool,
+    /// The clock may be corrected.
+    pub steer: bool,
+    /// Learned before.
+    pub memory: Option<DriftMemory>,
+    /// Steps of earlier runs that still count.
+    pub spent: Vec<discipline::Spent>,
+    /// Chance, for the jitter of polls.
+    pub seed: u64,
+}
+
+/// What happened outside.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// The awaited instant came.
+    Tick,
+    /// A server answered.
+    Exchange(ServerId, &'a Exchange),
+    /// A server did not answer.
+    Failed(ServerId, Why, Bogus),
+    /// A server may not be used (it is this machine).
+    Barred(ServerId, Rejected),
+    /// A server's address changed: what the old one said no longer counts.
+    Moved(ServerId),
+    /// The machine slept this long; the raw clock did not see it.
+    Slept(Nanos),
+    /// Interfaces or routes changed.
+    NetworkChanged,
+    /// Somebody wants fresh exchanges.
+    SyncNow,
+    /// Hold the clock still until then.
+    Lock(&'a str, RawTime),
+    /// End a lock.
+    Unlock(&'a str),
+    /// The operator wants the offset gone at once.
+    Step,
+    /// Forget the history of corrections.
+    Reset,
+    /// The processor's temperature, °C.
+    Temperature(f64),
+    /// The kernel allows corrections, or not.
+    Steering(bool),
+}
+
+/// What the outside should do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Ask this server.
+    Ask(ServerId),
+    /// Correct the clock.
+    Steer(Correction),
+    /// Tell the kernel what its clock is worth.
+    Kernel(KernelStatus),
+    /// Something worth a line in the journal.
+    Tell(Event),
+}
+
+/// Something that happened, for journal and subscribers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A measurement: offset before correction, and its bound.
+    Sync {
+        /// Who answered.
+        server: ServerId,
+        /// True − ours.
+        offset: Nanos,
+        /// 95 % bound.
+        bound: Nanos,
+        /// What the kernel is told.
+        frequency: Ppm,
+    },
+    /// The phase changed.
+    Phase(Phase, Option<String>),
+    /// The clock was stepped by us.
+    Stepped(Nanos, &'static str),
+    /// The clock was set by somebody else.
+    ForeignStep(Nanos),
+    /// A reply is not used.
+    Dropped(ServerId, Rejected),
+    /// A server stopped answering.
+    Silent(ServerId, Why),
+    /// A server answers again.
+    Heard(ServerId),
+    /// A server is outvoted, by this much.
+    Outvoted(ServerId, Nanos),
+    /// A server agrees again.
+    Agrees(ServerId),
+    /// A correction is wanted and not allowed.
+    Refused(Refusal),
+    /// A lock began or ended.
+    Lock(String, bool),
+    /// The date window was overridden by three operators.
+    DateOverridden,
+    /// The machine slept.
+    Slept(Nanos),
+}
+
+/// Where we stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing known yet.
+    #[default]
+    Starting,
+    /// The clock file's time is set.
+    Restored,
+    /// Nothing to go by.
+    Unsynchronised,
+    /// In time with the servers.
+    Synchronised,
+    /// Carried by the learned frequency.
+    Holdover,
+    /// Steering is stopped.
+    Frozen,
+}
+
+/// What the rest of the program may know at one instant.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Where we stand.
+    pub phase: Phase,
+    /// Why frozen or not synchronised.
+    pub why: Option<String>,
+    /// At least two agreeing operators, or a trusted source.
+    pub verified: bool,
+    /// First synchronisation of this boot is done.
+    pub settled: bool,
+    /// The estimate, after the first fix.
+    pub estimate: Option<Estimate>,
+    /// True − ours.
+    pub offset: Option<Nanos>,
+    /// The guarantee.
+    pub max_error: Option<Nanos>,
+    /// What the kernel is told.
+    pub frequency: Ppm,
+    /// Last usable exchange with a selected server.
+    pub last_used: Option<RawTime>,
+    /// Leap second armed.
+    pub leap: Leap,
+    /// Sum of corrections since start.
+    pub corrected: Nanos,
+    /// Steps since start.
+    pub steps: u64,
+}
+
+/// The whole of the daemon's judgement on the clock.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    sources: Vec<Source>,
+    estimator: Estimator,
+    discipline: Discipline,
+    phase: Phase,
+    why: Option<String>,
+    verified: bool,
+    fixed: bool,
+    selected: Vec<ServerId>,
+    last_used: Option<RawTime>,
+    max_error: Option<(RawTime, Nanos)>,
+    first_asked: Option<RawTime>,
+    override_since: Option<RawTime>,
+    own: Vec<[u8; 4]>,
+    steer: bool,
+    leap: Leap,
+    seed: u64,
+    interval: Nanos,
+    outputs: Vec<Output>,
+}
+
+impl Engine {
+    /// An engine that has not asked anybody yet.
+    #[must_use]
+    pub fn new(settings: Settings, servers: Vec<ServerSpec>, now: Reading) -> Self {
+        let mut discipline = Discipline::new(settings.limits.clone(), settings.settled);
+        discipline.spent.clone_from(&settings.spent);
+        let frequency = settings.memory.as_ref().map_or(Ppm::new(0.0), |m| Ppm::new(m.frequency_ppm));
+        discipline.told = frequency;
+        Self {
+            sources: servers.into_iter().map(|s| Source::new(s, now.raw)).collect(),
+            estimator: Estimator::new(settings.memory),
+            discipline,
+            phase: if settings.restored { Phase::Restored } else { Phase::Starting },
+            why: None,
+            verified: false,
+            fixed: false,
+            selected: Vec::new(),
+            last_used: None,
+            max_error: None,
+            first_asked: None,
+            override_since: None,
+            own: Vec::new(),
+            steer: settings.steer,
+            leap: Leap::None,
+            seed: settings.seed,
+            interval: settings.sync_interval,
+            outputs: Vec::new(),
+            settings,
+        }
+    }
+
+    /// The IPv4 addresses that are ours, as reference identifiers; loopback left out.
+    pub fn set_own_addresses(&mut self, own: Vec<[u8; 4]>) {
+        self.own = own;
+    }
+
+    /// One more server.
+    pub fn add_server(&mut self, spec: ServerSpec, now: RawTime) -> ServerId {
+        self.sources.push(Source::new(spec, now));
+        self.sources.len() - 1
+    }
+
+    /// A changed sync interval or changed rules (a reload).
+    pub fn reconfigure(&mut self, sync_interval: Nanos, limits: discipline::Limits) {
+        self.settings.sync_interval = sync_interval;
+        self.interval = sync_interval;
+        self.discipline.limits = limits;
+    }
+
+    /// Takes in one event and yields what to do about it.
+    ///
+    /// The iterator borrows the engine, so the next event cannot be fed before the answers to
+    /// this one have been carried out.
+    #[must_use = "the outputs are the engine's only effect"]
+    pub fn handle(&mut self, now: Reading, input: Input<'_>) -> impl Iterator<Item = Output> {
+        self.watch(now);
+        match input {
+            Input::Tick => {}
+            Input::Exchange(id, exchange) => self.reply(now, id, exchange),
+            Input::Failed(id, why, bogus) => self.silence(now, id, why, bogus),
+            Input::Barred(id, why) => {
+                self.refuse(now, id, why);
+                self.sources[id].plan(now.raw, Nanos::from_secs(600));
+            }
+            Input::Moved(id) => {
+                self.sources[id].void();
+                self.sources[id].hurry(now.raw);
+                self.estimator.forget(id);
+            }
+            Input::Slept(span) => self.slept(span, now),
+            Input::NetworkChanged => {
+                for s in &mut self.sources {
+                    s.fresh_network(now.raw);
+                }
+            }
+            Input::SyncNow => {
+                for s in &mut self.sources {
+                    s.hurry(now.raw);
+                }
+            }
+            Input::Lock(name, until) => {
+                self.discipline.lock(name, until);
+                self.tell(Event::Lock(name.to_owned(), true));
+            }
+            Input::Unlock(name) => {
+                if self.discipline.unlock(name) {
+                    self.tell(Event::Lock(name.to_owned(), false));
+                }
+                self.steer(now);
+            }
+            Input::Step => self.operator_step(now),
+            Input::Reset => self.discipline.reset_totals(),
+            Input::Temperature(celsius) => self.estimator.temperature(now.raw, celsius),
+            Input::Steering(allowed) => self.steer = allowed && self.settings.steer,
+        }
+        for name in self.discipline.expire(now.raw) {
+            self.tell(Event::Lock(name, false));
+            self.steer(now);
+        }
+        self.age(now);
+        self.ask(now);
+        self.outputs.drain(..)
+    }
+
+    /// When to feed [`Input::Tick`], if nothing happens before.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<RawTime> {
+        let polls = self.sources.iter().filter(|s| s.asked.is_none()).map(|s| s.next_poll);
+        let locks = self.discipline.locks.iter().map(|l| l.until);
+        let patience = (!self.fixed && self.sources.iter().any(|s| s.sample_count() > 0))
+            .then(|| self.first_asked.map(|t| t + FIRST_FIX_PATIENCE + Nanos::from_millis(1)));
+        polls.chain(locks).chain(patience.flatten()).min()
+    }
+
+    /// All servers, by id.
+    #[must_use]
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    /// Locks held.
+    #[must_use]
+    pub fn locks(&self) -> &[discipline::Lock] {
+        &self.discipline.locks
+    }
+
+    /// Steps that still count, for the disk.
+    #[must_use]
+    pub fn spent(&self) -> &[discipline::Spent] {
+        &self.discipline.spent
+    }
+
+    /// What was learned of the crystal, for the drift file.
+    #[must_use]
+    pub fn memory(&self) -> DriftMemory {
+        self.estimator.memory()
+    }
+
+    /// The estimate at `at`, once there was a first fix.
+    #[must_use]
+    pub fn estimate(&self, at: RawTime) -> Option<Estimate> {
+        self.fixed.then(|| self.estimator.estimate(at)).flatten()
+    }
+
+    /// What the rest of the program may know.
+    #[must_use]
+    pub fn view(&self, now: Reading) -> View {
+        let estimate = self.estimate(now.raw);
+        View {
+            phase: self.phase,
+            why: self.why.clone(),
+            verified: self.verified,
+            settled: self.discipline.settled,
+            offset: estimate.map(|e| e.truth - now.utc_minus_raw()),
+            max_error: estimate.and_then(|e| self.max_error_at(now.raw, &e)),
+            estimate,
+            frequency: self.discipline.told,
+            last_used: self.last_used,
+            leap: self.leap,
+            corrected: self.discipline.corrected,
+            steps: self.discipline.steps,
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.outputs.push(Output::Tell(event));
+    }
+
+    fn max_error_at(&self, now: RawTime, estimate: &Estimate) -> Option<Nanos> {
+        let (at, error) = self.max_error?;
+        let growth = Ppm::new(estimate.frequency_bound.get().max(PHI.get()));
+        Some((error + growth.over(now - at)).max(estimate.bound))
+    }
+
+    // ── what comes in ────────────────────────────────────────────────────────────────────
+
+    /// Looks at the clock itself: did somebody set it?
+    fn watch(&mut self, now: Reading) {
+        let jump = self.discipline.observe(now, self.steer);
+        if let Some(jump) = jump {
+            self.tell(Event::ForeignStep(jump));
+            // Confirmed or denied by servers before anything is done.
+            for s in &mut self.sources {
+                s.hurry(now.raw);
+            }
+        }
+    }
+
+    fn reply(&mut self, now: Reading, id: ServerId, exchange: &Exchange) {
+        let built = self.settings.built;
+        let years = |n: i64| Nanos::from_secs(n * 31_556_952);
+        let rules = Rules {
+            around: built + years(10),
+            earliest: built - DAY,
+            latest: built + years(20),
+            mark: self.settings.mark,
+            own: &self.own,
+        };
+        self.sources[id].count_bogus(exchange.bogus);
+        match self.sources[id].read(exchange, &rules) {
+            Err(why) => {
+                self.refuse(now, id, why);
+                self.consider_override(now);
+            }
+            Ok(sample) => {
+                let (f, fb) = self.frequency(now.raw);
+                let was_silent = self.sources[id].silent() >= 3;
+                self.sources[id].keep(sample, f, fb);
+                if was_silent {
+                    self.tell(Event::Heard(id));
+                }
+                self.judge(now, id, &sample);
+            }
+        }
+        self.plan(now, id);
+    }
+
+    fn refuse(&mut self, now: Reading, id: ServerId, why: Rejected) {
+        self.sources[id].refuse(why, now.raw);
+        self.tell(Event::Dropped(id, why));
+        self.plan(now, id);
+    }
+
+    fn silence(&mut self, now: Reading, id: ServerId, why: Why, bogus: Bogus) {
+        self.sources[id].count_bogus(bogus);
+        self.sources[id].failed(why.clone());
+        if self.sources[id].silent() == 3 {
+            self.tell(Event::Silent(id, why));
+        }
+        self.plan(now, id);
+        if !self.fixed {
+            self.first_fix(now);
+        }
+    }
+
+    fn slept(&mut self, span: Nanos, now: Reading) {
+        self.tell(Event::Slept(span));
+        self.discipline.slept(now);
+        for s in &mut self.sources {
+            s.void();
+            s.hurry(now.raw);
+        }
+        let memory = self.estimator.memory();
+        self.estimator = Estimator::new(Some(memory));
+        self.fixed = false;
+        self.max_error = None;
+        self.first_asked = None;
+        self.enter(Phase::Starting, Some("the machine slept".into()));
+    }
+
+    // ── judgement ────────────────────────────────────────────────────────────────────────
+
+    fn frequency(&self, at: RawTime) -> (Ppm, Ppm) {
+        match self.estimator.estimate(at) {
+            Some(e) => (e.frequency, Ppm::new(e.frequency_bound.get().clamp(0.05, 500.0))),
+            None => (self.discipline.told, Ppm::new(500.0)),
+        }
+    }
+
+    /// The servers' intervals of the moment, one per real server.
+    fn intervals(&mut self, now: RawTime) -> Vec<select::Interval> {
+        let (f, fb) = self.frequency(now);
+        let leap_near = self.leap != Leap::None;
+        let mut out = Vec::with_capacity(self.sources.len());
+        let mut seen: Vec<([u8; 4], u64, Nanos, u8)> = Vec::new();
+        for id in 0..self.sources.len() {
+            let s = &self.sources[id];
+            if s.reach == 0 {
+                continue;
+            }
+            let Some(interval) = s.interval(id, now, f, fb) else { continue };
+            if s.spec.smeared && leap_near {
+                self.sources[id].standing =
+                    Standing::Unused("smears the leap second; left out near one".into());
+                continue;
+            }
+            // The same server under two names is one vote. Nearby ones are taken at their word.
+            if let Some((_, r)) = s.last.filter(|(_, r)| !s.spec.nearby && r.reference_time != 0) {
+                let key = (r.reference_id, r.reference_time, r.root_delay, r.stratum);
+                if seen.contains(&key) {
+                    self.sources[id].standing =
+                        Standing::Unused("is the same server as another one here".into());
+                    continue;
+                }
+                seen.push(key);
+            }
+            out.push(interval);
+        }
+        out
+    }
+
+    fn judge(&mut self, now: Reading, id: ServerId, sample: &estimator::Sample) {
+        let intervals = self.intervals(now.raw);
+        let Some(vote) = select::vote(&intervals) else {
+            self.quarrel(now);
+            return;
+        };
+        // A timeline that is in force is not thrown over by a second's jump of the servers.
+        if self.fixed && self.discipline.settled && self.jumped(now, id, &vote) {
+            return;
+        }
+        self.discipline.insisted = None;
+        self.estimator.add(id, sample);
+        self.elect(&vote);
+        if !self.fixed {
+            self.first_fix(now);
+            return;
+        }
+        if !self.selected.contains(&id) {
+            return;
+        }
+        self.use_sample(now, id);
+    }
+
+    /// Takes over the vote's result: who is used, who is not and why.
+    fn elect(&mut self, vote: &Vote) {
+        for &(id, by) in &vote.falsetickers {
+            if !matches!(self.sources[id].standing, Standing::Falseticker(_)) {
+                self.outputs.push(Output::Tell(Event::Outvoted(id, by)));
+            }
+            self.sources[id].standing = Standing::Falseticker(by);
+        }
+        for &id in &vote.truechimers {
+            if matches!(self.sources[id].standing, Standing::Falseticker(_)) {
+                self.outputs.push(Output::Tell(Event::Agrees(id)));
+            }
+            self.sources[id].standing = Standing::Selected;
+        }
+        if self.selected != vote.truechimers {
+            self.selected.clone_from(&vote.truechimers);
+            self.estimator.select(&self.selected);
+        }
+        self.verified = self.selected.iter().any(|&i| self.sources[i].spec.trust)
+            || self.operators(&self.selected) >= 2;
+    }
+
+    fn operators(&self, ids: &[ServerId]) -> usize {
+        let mut names: Vec<&str> =
+            ids.iter().map(|&i| self.sources[i].spec.operator.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.len()
+    }
+
+    /// The first fix: as soon as two agree; one alone after patience.
+    fn first_fix(&mut self, now: Reading) {
+        let Some(estimate) = self.estimator.estimate(now.raw) else { return };
+        let Some(&id) = self.selected.first() else { return };
+        let samples: usize = self.selected.iter().map(|&i| self.sources[i].sample_count()).sum();
+        let fewest = self.selected.iter().map(|&i| self.sources[i].sample_count()).min();
+        let waited = self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE);
+        let trusted = self.selected.iter().any(|&i| self.sources[i].spec.trust);
+        let enough = match self.selected.len() {
+            0 => false,
+            1 if self.sources.len() == 1 || trusted => samples >= 2,
+            1 => samples >= 4 || (waited && samples >= 2),
+            _ => true,
+        };
+        let offset = estimate.truth - now.utc_minus_raw();
+        let far = offset.abs() > DAY.half() && fewest < Some(2);
+        if !enough || far {
+            for &i in &self.selected {
+                self.sources[i].hurry(now.raw);
+            }
+            return;
+        }
+        self.fixed = true;
+        self.use_sample(now, id);
+    }
+
+    /// A usable sample of a used server: measure, correct, publish.
+    fn use_sample(&mut self, now: Reading, id: ServerId) {
+        let Some(estimate) = self.estimator.estimate(now.raw) else { return };
+        let offset = estimate.truth - now.utc_minus_raw();
+        self.last_used = Some(now.raw);
+        self.remember_max_error(now.raw);
+        self.leap_vote(now.raw, &estimate);
+        self.enter(Phase::Synchronised, None);
+        self.tell(Event::Sync {
+            server: id,
+            offset,
+            bound: estimate.bound,
+            frequency: estimate.frequency,
+        });
+        if self.verified {
+            let true_now = now.utc + offset;
+            if self.settings.mark.is_none_or(|m| m < true_now) {
+                self.settings.mark = Some(true_now);
+            }
+        }
+        self.steer(now);
+        self.publish(now);
+    }
+
+    /// The guarantee of the best selected server.
+    fn remember_max_error(&mut self, now: RawTime) {
+        let (f, fb) = self.frequency(now);
+        let halves = self.selected.iter().filter_map(|&i| {
+            self.sources[i].interval(i, now, f, fb).map(|interval| interval.half)
+        });
+        if let Some(best) = halves.min() {
+            self.max_error = Some((now, best));
+        }
+    }
+
+    /// Majority of the used servers; only on the last day of June or December.
+    fn leap_vote(&mut self, now: RawTime, estimate: &Estimate) {
+        let count = |l: Leap| {
+            self.selected.iter().filter(|&&i| self.sources[i].leap() == l).count() * 2
+                > self.selected.len()
+        };
+        let truth = UtcTime::from_nanos(now.as_nanos() + estimate.truth.get());
+        let wanted = if !truth.is_leap_day() || self.discipline.locked() {
+            Leap::None
+        } else if count(Leap::Insert) {
+            Leap::Insert
+        } else if count(Leap::Delete) {
+            Leap::Delete
+        } else {
+            Leap::None
+        };
+        self.leap = wanted;
+    }
+
+    fn quarrel(&mut self, now: Reading) {
+        let why = "the servers contradict each other and no majority agrees".to_owned();
+        for s in &mut self.sources {
+            if matches!(s.standing, Standing::Selected | Standing::Waiting) && s.sample_count() > 0 {
+                s.standing = Standing::Unused("no majority agrees with it".into());
+            }
+        }
+        self.selected.clear();
+        self.estimator.select(&[]);
+        if self.fixed {
+            self.enter(Phase::Frozen, Some(why));
+            self.publish(now);
+        } else {
+            self.enter(Phase::Unsynchronised, Some(why));
+        }
+    }
+
+    /// Whether the servers' majority left the timeline by more than a second; then only a
+    /// verified majority that insists may move it (decisions: steps after settled).
+    fn jumped(&mut self, now: Reading, id: ServerId, vote: &Vote) -> bool {
+        let Some(estimate) = self.estimator.estimate(now.raw) else { return false };
+        let by = vote.middle() - estimate.truth;
+        let slack = estimate.bound + (vote.high - vote.low).half();
+        if by.abs() <= self.discipline.limits.step_after + slack {
+            return false;
+        }
+        let _ = id;
+        let verified = vote.truechimers.iter().any(|&i| self.sources[i].spec.trust)
+            || self.operators(&vote.truechimers) >= 2;
+        let offset = vote.middle() - now.utc_minus_raw();
+        match self.discipline.insist(now, by, offset, verified) {
+            Err(refusal) => {
+                let why = refusal.to_string();
+                if self.why.as_deref() != Some(&why) {
+                    self.tell(Event::Refused(refusal));
+                }
+                self.enter(Phase::Frozen, Some(why));
+                self.publish(now);
+                true
+            }
+            Ok(()) => {
+                self.restart_timeline();
+                self.elect(vote);
+                self.discipline.allow_step(now.raw);
+                false
+            }
+        }
+    }
+
+    /// A new timeline from the servers' recent samples; the crystal is still the same.
+    fn restart_timeline(&mut self) {
+        let memory = self.estimator.memory();
+        self.estimator = Estimator::new(Some(memory));
+        self.selected.clear();
+        for id in 0..self.sources.len() {
+            if let Some(s) = self.sources[id].latest().copied() {
+                self.estimator.add(id, &s);
+            }
+        }
+    }
+
+    fn operator_step(&mut self, now: Reading) {
+        let intervals = self.intervals(now.raw);
+        let Some(vote) = select::vote(&intervals).filter(|v| !v.truechimers.is_empty()) else {
+            return;
+        };
+        if self.discipline.locked() {
+            return;
+        }
+        if self.phase == Phase::Frozen || !self.fixed {
+            self.restart_timeline();
+            self.fixed = true;
+        }
+        self.elect(&vote);
+        self.discipline.pardon();
+        self.discipline.allow_step(now.raw);
+        if let Some(&id) = self.selected.first() {
+            self.use_sample(now, id);
+        }
+    }
+
+    /// Three operators who agree for ten minutes know the date better than our build does.
+    fn consider_override(&mut self, now: Reading) {
+        let fresh = |s: &Source| {
+            s.misdated.filter(|(at, _)| now.raw - *at < Nanos::from_secs(1200)).map(|(_, t)| t)
+        };
+        let ids: Vec<ServerId> =
+            (0..self.sources.len()).filter(|&i| fresh(&self.sources[i]).is_some()).collect();
+        let offsets: Vec<Nanos> = ids.iter().filter_map(|&i| fresh(&self.sources[i])).collect();
+        let spread = offsets.iter().max().zip(offsets.iter().min()).map(|(a, b)| *a - *b);
+        let others = self.sources.iter().any(|s| s.sample_count() > 0);
+        let agree = self.operators(&ids) >= 3
+            && spread.is_some_and(|s| s < Nanos::from_millis(1_500))
+            && !others;
+        if !agree {
+            self.override_since = None;
+            return;
+        }
+        let since = *self.override_since.get_or_insert(now.raw);
+        if now.raw - since >= OVERRIDE_AFTER {
+            self.settings.mark = None;
+            let date = UtcTime::from_nanos(now.raw.as_nanos() + offsets[0].get());
+            self.settings.built = date;
+            self.override_since = None;
+            self.tell(Event::DateOverridden);
+            for s in &mut self.sources {
+                s.hurry(now.raw);
+            }
+        }
+    }
+
+    // ── what goes out ────────────────────────────────────────────────────────────────────
+
+    fn steer(&mut self, now: Reading) {
+        let Some(estimate) = self.estimate(now.raw) else { return };
+        if self.phase == Phase::Frozen {
+            return;
+        }
+        let offset = estimate.truth - now.utc_minus_raw();
+        if !self.steer {
+            self.discipline.settled = true;
+            return;
+        }
+        let refused = self.discipline.decide(now, &estimate, offset, &mut self.outputs);
+        if let Some(refusal) = refused {
+            let why = refusal.to_string();
+            if self.why.as_deref() != Some(&why) {
+                self.tell(Event::Refused(refusal));
+            }
+            self.enter(Phase::Frozen, Some(why));
+        }
+    }
+
+    fn publish(&mut self, now: Reading) {
+        let Some(estimate) = self.estimate(now.raw) else { return };
+        let offset = (estimate.truth - now.utc_minus_raw()).abs();
+        let max_error = self.max_error_at(now.raw, &estimate).unwrap_or(estimate.bound) + offset;
+        // Worse than a second is worse than the hardware clock would be.
+        let synchronised = max_error < Nanos::from_secs(1);
+        self.outputs.push(Output::Kernel(KernelStatus {
+            synchronised,
+            max_error: max_error.min(Nanos::from_secs(16)),
+            est_error: (estimate.bound + offset).min(Nanos::from_secs(16)),
+            leap: self.leap,
+        }));
+    }
+
+    fn enter(&mut self, phase: Phase, why: Option<String>) {
+        if phase != self.phase || why != self.why {
+            self.phase = phase;
+            self.why.clone_from(&why);
+            self.tell(Event::Phase(phase, why));
+        }
+    }
+
+    /// What changes by the mere passing of time.
+    fn age(&mut self, now: Reading) {
+        if self.phase == Phase::Synchronised {
+            let patience = Nanos::new(self.interval.get() * HOLDOVER_POLLS).max(Nanos::from_secs(60));
+            if self.last_used.is_none_or(|t| now.raw - t > patience) {
+                self.enter(Phase::Holdover, None);
+            }
+        }
+        if matches!(self.phase, Phase::Holdover | Phase::Frozen) {
+            self.publish(now);
+        }
+        if matches!(self.phase, Phase::Starting)
+            && self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE)
+            && !self.fixed
+        {
+            let why = if self.sources.iter().any(|s| s.sample_count() > 0) {
+                "waiting for a second opinion"
+            } else {
+                "no server has given a usable answer yet"
+            };
+            self.enter(Phase::Unsynchronised, Some(why.into()));
+        }
+        if !self.fixed && self.sources.iter().any(|s| s.sample_count() > 0) {
+            self.first_fix(now);
+        }
+    }
+
+    fn plan(&mut self, now: Reading, id: ServerId) {
+        let base = self.settings.sync_interval;
+        let wanted = if !self.fixed || self.sources[id].requests < 4 {
+            self.sources[id].eager_interval(base)
+        } else if self.phase == Phase::Frozen {
+            QUARREL_POLL.min(base)
+        } else if self.sources[id].silent() > 0 {
+            // Weather: at the usual pace, a little apart.
+            base
+        } else {
+            self.estimator.wanted_poll(now.raw, base)
+        };
+        self.interval = self.interval.max(wanted).min(wanted.max(base));
+        self.sources[id].plan(now.raw, self.jittered(wanted));
+    }
+
+    /// Up to 4 % sooner, so that clients started together do not stay together (RFC 8633 §3).
+    fn jittered(&mut self, span: Nanos) -> Nanos {
+        self.seed = splitmix(self.seed);
+        let part = (self.seed >> 11) as f64 / (1_u64 << 53) as f64;
+        span - Nanos::new((span.get() as f64 * 0.04 * part) as i64)
+    }
+
+    fn ask(&mut self, now: Reading) {
+        for id in 0..self.sources.len() {
+            let s = &mut self.sources[id];
+            if s.asked.is_none() && s.next_poll <= now.raw {
+                s.ask(now.raw);
+                self.first_asked.get_or_insert(now.raw);
+                self.outputs.push(Output::Ask(id));
+            }
+        }
+    }
+}
+
+fn splitmix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
