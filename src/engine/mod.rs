@@ -10,6 +10,8 @@ pub mod estimator;
 pub mod packet;
 pub mod select;
 pub mod source;
+#[cfg(test)]
+mod tests;
 
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
 use discipline::{Correction, Discipline, KernelStatus, Leap, Refusal};
@@ -206,6 +208,7 @@ pub struct Engine {
     last_used: Option<RawTime>,
     max_error: Option<(RawTime, Nanos)>,
     first_asked: Option<RawTime>,
+    waited: bool,
     override_since: Option<RawTime>,
     own: Vec<[u8; 4]>,
     steer: bool,
@@ -225,7 +228,7 @@ impl Engine {
         discipline.told = frequency;
         Self {
             sources: servers.into_iter().map(|s| Source::new(s, now.raw)).collect(),
-            estimator: Estimator::new(settings.memory),
+            estimator: timeline(settings.memory.as_ref()),
             discipline,
             phase: if settings.restored { Phase::Restored } else { Phase::Starting },
             why: None,
@@ -235,6 +238,7 @@ impl Engine {
             last_used: None,
             max_error: None,
             first_asked: None,
+            waited: false,
             override_since: None,
             own: Vec::new(),
             steer: settings.steer,
@@ -324,7 +328,7 @@ impl Engine {
     pub fn next_tick(&self) -> Option<RawTime> {
         let polls = self.sources.iter().filter(|s| s.asked.is_none()).map(|s| s.next_poll);
         let locks = self.discipline.locks.iter().map(|l| l.until);
-        let patience = (!self.fixed && self.sources.iter().any(|s| s.sample_count() > 0))
+        let patience = (!self.fixed && !self.waited)
             .then(|| self.first_asked.map(|t| t + FIRST_FIX_PATIENCE + Nanos::from_millis(1)));
         polls.chain(locks).chain(patience.flatten()).min()
     }
@@ -349,7 +353,7 @@ impl Engine {
 
     /// What was learned of the crystal, for the drift file.
     #[must_use]
-    pub fn memory(&self) -> DriftMemory {
+    pub fn memory(&self) -> Option<DriftMemory> {
         self.estimator.memory()
     }
 
@@ -457,11 +461,12 @@ impl Engine {
             s.void();
             s.hurry(now.raw);
         }
-        let memory = self.estimator.memory();
-        self.estimator = Estimator::new(Some(memory));
+        let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
+        self.estimator = timeline(memory.as_ref());
         self.fixed = false;
         self.max_error = None;
         self.first_asked = None;
+        self.waited = false;
         self.enter(Phase::Starting, Some("the machine slept".into()));
     }
 
@@ -517,8 +522,8 @@ impl Engine {
             return;
         }
         self.discipline.insisted = None;
-        self.estimator.add(id, sample);
         self.elect(&vote);
+        self.estimator.add(id, sample);
         if !self.fixed {
             self.first_fix(now);
             return;
@@ -565,7 +570,7 @@ impl Engine {
         let Some(&id) = self.selected.first() else { return };
         let samples: usize = self.selected.iter().map(|&i| self.sources[i].sample_count()).sum();
         let fewest = self.selected.iter().map(|&i| self.sources[i].sample_count()).min();
-        let waited = self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE);
+        let waited = self.waited;
         let trusted = self.selected.iter().any(|&i| self.sources[i].spec.trust);
         let enough = match self.selected.len() {
             0 => false,
@@ -690,8 +695,8 @@ impl Engine {
 
     /// A new timeline from the servers' recent samples; the crystal is still the same.
     fn restart_timeline(&mut self) {
-        let memory = self.estimator.memory();
-        self.estimator = Estimator::new(Some(memory));
+        let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
+        self.estimator = timeline(memory.as_ref());
         self.selected.clear();
         for id in 0..self.sources.len() {
             if let Some(s) = self.sources[id].latest().copied() {
@@ -796,6 +801,7 @@ impl Engine {
 
     /// What changes by the mere passing of time.
     fn age(&mut self, now: Reading) {
+        self.waited |= self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE);
         if self.phase == Phase::Synchronised {
             let patience = Nanos::new(self.interval.get() * HOLDOVER_POLLS).max(Nanos::from_secs(60));
             if self.last_used.is_none_or(|t| now.raw - t > patience) {
@@ -805,10 +811,7 @@ impl Engine {
         if matches!(self.phase, Phase::Holdover | Phase::Frozen) {
             self.publish(now);
         }
-        if matches!(self.phase, Phase::Starting)
-            && self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE)
-            && !self.fixed
-        {
+        if matches!(self.phase, Phase::Starting) && self.waited && !self.fixed {
             let why = if self.sources.iter().any(|s| s.sample_count() > 0) {
                 "waiting for a second opinion"
             } else {
@@ -834,7 +837,8 @@ impl Engine {
             self.estimator.wanted_poll(now.raw, base)
         };
         self.interval = self.interval.max(wanted).min(wanted.max(base));
-        self.sources[id].plan(now.raw, self.jittered(wanted));
+        let wanted = self.jittered(wanted);
+        self.sources[id].plan(now.raw, wanted);
     }
 
     /// Up to 4 % sooner, so that clients started together do not stay together (RFC 8633 §3).
@@ -854,6 +858,15 @@ impl Engine {
             }
         }
     }
+}
+
+/// An empty timeline that knows the crystal as far as it was learned before.
+fn timeline(memory: Option<&DriftMemory>) -> Estimator {
+    let mut estimator = Estimator::new(None);
+    if let Some(memory) = memory {
+        estimator.restore(memory);
+    }
+    estimator
 }
 
 fn splitmix(seed: u64) -> u64 {

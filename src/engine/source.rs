@@ -332,7 +332,7 @@ pub struct Rules<'a> {
 }
 
 fn interval_of(s: &Sample, server: ServerId, now: RawTime, f: Ppm, f_bound: Ppm) -> Interval {
-    let age = now - s.received;
+    let age: Nanos = now - s.received;
     let delay = s.outward - s.homeward;
     let drift = f_bound.over(age).abs();
     let centre = s.homeward + delay.half() + f.over(age);
