@@ -258,10 +258,16 @@ impl UtcTime {
     /// ISO 8601 with `decimals` digits of the second (0..9) and a `Z`.
     #[must_use]
     pub fn iso(self, decimals: usize) -> String {
-        let (days, ns) = (self.0.div_euclid(86_400_000_000_000), self.0.rem_euclid(86_400_000_000_000));
+        let (days, ns) =
+            (self.0.div_euclid(86_400_000_000_000), self.0.rem_euclid(86_400_000_000_000));
         let (year, month, day) = civil(days);
         let s = ns / 1_000_000_000;
-        let mut text = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+        let mut text = format!(
+            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+            s / 3600,
+            s / 60 % 60,
+            s % 60
+        );
         let decimals = decimals.min(9);
         if decimals > 0 {
             let fraction = format!("{:09}", ns % 1_000_000_000);
@@ -294,7 +300,10 @@ impl UtcTime {
                 .filter(|n| *n <= max)
         };
         let (whole, fraction) = second.split_once('.').unwrap_or((second, "0"));
-        if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        if fraction.is_empty()
+            || fraction.len() > 9
+            || !fraction.bytes().all(|b| b.is_ascii_digit())
+        {
             return None;
         }
         let nanos: i64 = format!("{fraction:0<9}").parse().ok()?;
@@ -334,7 +343,16 @@ mod tests {
 
     #[test]
     fn what_is_not_a_date_is_not_read() {
-        for bad in ["", "2026-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "x", "2026-11-22", "2026-11-22T24:00:00", "20261-1-1T0:0:0", "2026-11-22T10:40:00.Z"] {
+        for bad in [
+            "",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "x",
+            "2026-11-22",
+            "2026-11-22T24:00:00",
+            "20261-1-1T0:0:0",
+            "2026-11-22T10:40:00.Z",
+        ] {
             assert_eq!(UtcTime::from_iso(bad), None, "{bad}");
         }
     }

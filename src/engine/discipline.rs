@@ -5,9 +5,9 @@
 //! | over 20 ms | step | slew at 500 ppm; over 1 s one step if a verified majority insists for 5 min | frequency within ±1 ppm only |
 //! | up to 20 ms | slew | slew | frequency within ±1 ppm only |
 //! | foreign step | judged by servers | undone once servers confirm; three in an hour freeze | later |
-pub use super::packet::Leap;
-use super::estimator::Estimate;
 use super::Output;
+use super::estimator::Estimate;
+pub use super::packet::Leap;
 use crate::units::{Nanos, Ppm, RawTime, Reading};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -115,10 +115,9 @@ impl fmt::Display for Refusal {
                 f,
                 "the servers jumped by {by}; followed only if they insist for five minutes"
             ),
-            Self::Budget(by) => write!(
-                f,
-                "a step of {by} is more than the steps allowed in a day; not followed"
-            ),
+            Self::Budget(by) => {
+                write!(f, "a step of {by} is more than the steps allowed in a day; not followed")
+            }
             Self::Foreign => f.write_str(
                 "another program set the clock three times within an hour; steering stopped, \
                  find and stop that program",
@@ -278,7 +277,13 @@ impl Discipline {
     ///
     /// # Errors
     /// Why not, or not yet.
-    pub fn insist(&mut self, now: Reading, by: Nanos, step: Nanos, verified: bool) -> Result<(), Refusal> {
+    pub fn insist(
+        &mut self,
+        now: Reading,
+        by: Nanos,
+        step: Nanos,
+        verified: bool,
+    ) -> Result<(), Refusal> {
         if !verified {
             self.insisted = None;
             return Err(Refusal::Unverified(by.rounded()));

@@ -224,7 +224,8 @@ impl Engine {
     pub fn new(settings: Settings, servers: Vec<ServerSpec>, now: Reading) -> Self {
         let mut discipline = Discipline::new(settings.limits.clone(), settings.settled);
         discipline.spent.clone_from(&settings.spent);
-        let frequency = settings.memory.as_ref().map_or(Ppm::new(0.0), |m| Ppm::new(m.frequency_ppm));
+        let frequency =
+            settings.memory.as_ref().map_or(Ppm::new(0.0), |m| Ppm::new(m.frequency_ppm));
         discipline.told = frequency;
         Self {
             sources: servers.into_iter().map(|s| Source::new(s, now.raw)).collect(),
@@ -617,9 +618,10 @@ impl Engine {
     /// The guarantee of the best selected server.
     fn remember_max_error(&mut self, now: RawTime) {
         let (f, fb) = self.frequency(now);
-        let halves = self.selected.iter().filter_map(|&i| {
-            self.sources[i].interval(i, now, f, fb).map(|interval| interval.half)
-        });
+        let halves = self
+            .selected
+            .iter()
+            .filter_map(|&i| self.sources[i].interval(i, now, f, fb).map(|interval| interval.half));
         if let Some(best) = halves.min() {
             self.max_error = Some((now, best));
         }
@@ -647,7 +649,8 @@ impl Engine {
     fn quarrel(&mut self, now: Reading) {
         let why = "the servers contradict each other and no majority agrees".to_owned();
         for s in &mut self.sources {
-            if matches!(s.standing, Standing::Selected | Standing::Waiting) && s.sample_count() > 0 {
+            if matches!(s.standing, Standing::Selected | Standing::Waiting) && s.sample_count() > 0
+            {
                 s.standing = Standing::Unused("no majority agrees with it".into());
             }
         }
@@ -803,7 +806,8 @@ impl Engine {
     fn age(&mut self, now: Reading) {
         self.waited |= self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE);
         if self.phase == Phase::Synchronised {
-            let patience = Nanos::new(self.interval.get() * HOLDOVER_POLLS).max(Nanos::from_secs(60));
+            let patience =
+                Nanos::new(self.interval.get() * HOLDOVER_POLLS).max(Nanos::from_secs(60));
             if self.last_used.is_none_or(|t| now.raw - t > patience) {
                 self.enter(Phase::Holdover, None);
             }

@@ -1,8 +1,8 @@
 //! One server: when to ask it, what it said, what became of it.
+use super::ServerId;
 use super::estimator::Sample;
 use super::packet::{self, Bogus, Exchange, Kiss, Leap, Rejected, Reply, Why};
 use super::select::Interval;
-use super::ServerId;
 use crate::units::{Nanos, Ppm, RawTime, UtcTime};
 use std::collections::VecDeque;
 
@@ -303,8 +303,9 @@ impl Source {
         frequency_bound: Ppm,
     ) -> Option<Interval> {
         let all = self.samples.iter();
-        let mut best =
-            all.map(|s| interval_of(s, id, now, frequency, frequency_bound)).min_by_key(|i| i.half)?;
+        let mut best = all
+            .map(|s| interval_of(s, id, now, frequency, frequency_bound))
+            .min_by_key(|i| i.half)?;
         best.trusted = self.spec.trust;
         Some(best)
     }

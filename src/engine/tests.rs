@@ -103,7 +103,8 @@ impl Bench {
         packet[1] = 2;
         packet[3] = (-20_i8).cast_unsigned();
         packet[16..24].copy_from_slice(&(id as u64 + 1).to_be_bytes());
-        let at = |raw: i64| ntp(UtcTime::from_nanos(raw + self.truth + self.wrong[id])).to_be_bytes();
+        let at =
+            |raw: i64| ntp(UtcTime::from_nanos(raw + self.truth + self.wrong[id])).to_be_bytes();
         packet[32..40].copy_from_slice(&at(sent + 10 * MS));
         packet[40..48].copy_from_slice(&at(sent + 10 * MS + 1000));
         Exchange {
