@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""A booted machine, saved whole: each test starts from it in seconds instead of a boot of half a minute or more.
+
+  snap.py make [SUITE]   boot once, start bluetoothd and the fake timer, save memory and disk
+  snap.py test [SUITE]   restore, say how long it took, talk to the fake timer
+
+The command line and the QEMU version must be those it was saved with; nothing is ever written back. The clock of a restored
+guest goes on from where it was saved: the test sets it.
+"""
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+from vm import DIR, VM  # noqa: E402
+
+MACHINE = {"append": "mitigations=off nokaslr", "mem": 512, "smp": 2}
+TIMER = ("modprobe hci_vhci; modprobe sch_netem; systemctl start bluetooth; cd /root; "
+         "(setsid python3 -u amg_vhci.py --ctl /run/amg.ctl > amg.log 2>&1 &); sleep 2; cat amg.log; python3 -c 'import bleak'")
+
+
+def folder(suite):
+    return f"{DIR}/booted-{suite}"
+
+
+def make(suite="trixie"):
+    base, snap = f"{DIR}/img-{suite}-amd64", folder(suite)
+    shutil.rmtree(snap, ignore_errors=True)
+    os.makedirs(snap)
+    for name in ("vmlinuz", "initrd.img"):
+        os.link(f"{base}/{name}", f"{snap}/{name}")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", f"{base}/root.qcow2", "-F", "qcow2", f"{snap}/root.qcow2"],
+                   check=True)
+    began = time.monotonic()
+    with VM(snap, persist=True, **MACHINE) as vm:
+        vm.wait_agent()
+        vm.run("systemctl is-system-running --wait")
+        print(f"booted in {time.monotonic() - began:.1f} s")
+        for name in ("amg_vhci.py", "client_bleak.py"):
+            vm.put(f"{HERE}/{name}", f"/root/{name}")
+        print(*vm.run(TIMER, timeout=600))
+        vm.run("sync; echo 3 > /proc/sys/vm/drop_caches")
+        vm.qmp("stop")
+        vm.qmp("migrate", uri=f"file:{snap}/state")
+        while True:
+            status = vm.qmp("query-migrate")["return"].get("status")
+            if status in ("completed", "failed"):
+                break
+            time.sleep(0.1)
+        if status != "completed":
+            raise RuntimeError("the snapshot could not be saved")
+        print(f"saved: {os.path.getsize(snap + '/state') >> 20} MiB of memory, {os.path.getsize(snap + '/root.qcow2') >> 20} MiB of disk")
+        vm.qmp("quit")
+        vm.process.wait()
+
+
+def load(suite="trixie", **changes):
+    snap = folder(suite)
+    vm = VM(snap, incoming=f"file:{snap}/state", **{**MACHINE, **changes}).start()
+    while True:
+        vm._still_alive()
+        try:
+            status = vm.qmp("query-status")["return"]["status"]
+        except OSError:
+            status = None
+        if status in ("paused", "running"):
+            break
+        time.sleep(0.02)
+    if status == "paused":
+        vm.qmp("cont")
+    vm.hello = True
+    return vm
+
+
+def test(suite="trixie"):
+    began = time.monotonic()
+    with load(suite) as vm:
+        restored = time.monotonic()
+        out = vm.run("date -u +%F_%T")[1]
+        print(f"restored in {restored - began:.2f} s, first answer after {time.monotonic() - began:.2f} s: {out}")
+        print(vm.run("cd /root; timeout 60 python3 -u client_bleak.py 6; tail -4 amg.log")[1])
+
+
+if __name__ == "__main__":
+    {"make": make, "test": test}[sys.argv[1]](*sys.argv[2:])
