@@ -1,8 +1,13 @@
 //! What the tasks may know of one another: one state, one lock, who is told.
 //!
 //! The lock never leaves this file, and no guard lives across an `.await`.
+use crate::drift::{Alarm, AlertLimits, History};
+use crate::engine::View;
+use crate::units::{Nanos, RawTime, Reading, UtcTime};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, RwLock};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 /// Version of the control protocol; grows only when a field changes its meaning.
 pub const PROTOCOL: u32 = 1;
@@ -242,4 +247,228 @@ pub struct Measurement {
     pub quality: Quality,
     /// °C, if known.
     pub temperature_c: Option<f64>,
+}
+
+// ── what is shared while running ─────────────────────────────────────────────────────────
+
+/// The clock's section: written by the resync task alone.
+#[derive(Clone, Debug)]
+pub struct ClockSection {
+    /// The engine's view.
+    pub view: View,
+    /// When it was taken.
+    pub reading: Reading,
+    /// CLOCK_MONOTONIC at that moment, ns.
+    pub monotonic_ns: i64,
+    /// All servers.
+    pub servers: Vec<ServerStatus>,
+    /// Who holds the clock still.
+    pub locks: Vec<LockStatus>,
+    /// The kernel clock is corrected.
+    pub steering: bool,
+    /// Why not.
+    pub steering_why: Option<String>,
+    /// °C.
+    pub temperature_c: Option<f64>,
+    /// Measurements made.
+    pub sync_count: u64,
+    /// Offset of the last measurement, before its correction.
+    pub last_offset: Option<Nanos>,
+    /// When the last usable exchange came.
+    pub last_sync: Option<UtcTime>,
+    /// Requests sent.
+    pub packets: u64,
+    /// How long |offset| + bound stays within the alert threshold, from now on.
+    pub good_for: Option<Nanos>,
+}
+
+/// The monitor's section: written by the drift monitor alone.
+#[derive(Clone, Debug)]
+pub struct DriftSection {
+    /// The last 100 measurements.
+    pub history: History,
+    /// The alert.
+    pub alarm: Alarm,
+}
+
+/// What tasks may know of one another. Each section has one writer.
+#[derive(Debug)]
+pub struct SyncState {
+    /// By the resync task.
+    pub clock: Option<ClockSection>,
+    /// Measurements the monitor has not seen yet.
+    fresh: VecDeque<Measurement>,
+    /// By the drift monitor.
+    pub drift: DriftSection,
+    /// By the timer bridge.
+    pub timers: Vec<serde_json::Value>,
+    /// The configuration's part that others show.
+    pub sync_interval: Nanos,
+    /// Servers are asked.
+    pub ntp_enabled: bool,
+}
+
+/// A time of another program, dated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stamp {
+    /// UTC.
+    pub utc: UtcTime,
+    /// 95 % bound.
+    pub bound: Nanos,
+}
+
+/// What other tasks ask of the resync task, which owns the engine.
+#[derive(Debug)]
+pub enum Request {
+    /// Publish a fresh view.
+    Refresh,
+    /// Date an instant of the raw clock.
+    Stamp(RawTime),
+    /// Ask the servers now.
+    SyncNow,
+    /// Hold the clock still.
+    Lock(String, Nanos),
+    /// End a lock.
+    Unlock(String),
+    /// Correct the offset at once.
+    Step,
+    /// Forget history and sums.
+    Reset,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// Dated; `None` while the time is not known.
+    Stamp(Option<Stamp>),
+    /// Not done, and why.
+    Refused(String),
+}
+
+/// A request with the way back.
+pub type Asked = (Request, oneshot::Sender<Answer>);
+
+struct Inner {
+    state: RwLock<SyncState>,
+    changed: Notify,
+    events: broadcast::Sender<Arc<str>>,
+    requests: mpsc::Sender<Asked>,
+}
+
+/// The handle every task holds. The lock never leaves this file.
+#[derive(Clone)]
+pub struct Shared {
+    inner: Arc<Inner>,
+}
+
+impl Shared {
+    /// A state nobody has written to, and the end at which requests arrive.
+    #[must_use]
+    pub fn new(limits: AlertLimits, sync_interval: Nanos, ntp_enabled: bool) -> (Self, mpsc::Receiver<Asked>) {
+        let (requests, inbox) = mpsc::channel(64);
+        let state = SyncState {
+            clock: None,
+            fresh: VecDeque::new(),
+            drift: DriftSection { history: History::default(), alarm: Alarm { limits, episode: None } },
+            timers: Vec::new(),
+            sync_interval,
+            ntp_enabled,
+        };
+        let inner = Inner {
+            state: RwLock::new(state),
+            changed: Notify::new(),
+            events: broadcast::channel(64).0,
+            requests,
+        };
+        (Self { inner: Arc::new(inner) }, inbox)
+    }
+
+    /// Looks at the state.
+    pub fn read<T>(&self, look: impl FnOnce(&SyncState) -> T) -> T {
+        look(&self.inner.state.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut SyncState) -> T) -> T {
+        change(&mut self.inner.state.write().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// The resync task's new view; the monitor is woken when something was measured.
+    pub fn publish_clock(&self, clock: ClockSection, measured: impl IntoIterator<Item = Measurement>) {
+        self.write(|s| {
+            s.clock = Some(clock);
+            s.fresh.extend(measured);
+            while s.fresh.len() > crate::drift::HISTORY {
+                s.fresh.pop_front();
+            }
+        });
+        self.inner.changed.notify_one();
+    }
+
+    /// Waits until the clock section was published again.
+    pub async fn changed(&self) {
+        self.inner.changed.notified().await;
+    }
+
+    /// The monitor's turn: new measurements in, its section out.
+    pub fn monitor<T>(&self, judge: impl FnOnce(Option<&ClockSection>, &mut DriftSection, Vec<Measurement>) -> T) -> T {
+        self.write(|s| {
+            let fresh = s.fresh.drain(..).collect();
+            judge(s.clock.as_ref(), &mut s.drift, fresh)
+        })
+    }
+
+    /// The bridge's new view of its timers.
+    pub fn publish_timers(&self, timers: Vec<serde_json::Value>) {
+        self.write(|s| s.timers = timers);
+    }
+
+    /// Changed configuration.
+    pub fn reconfigure(&self, limits: AlertLimits, sync_interval: Nanos) {
+        self.write(|s| {
+            s.drift.alarm.limits = limits;
+            s.sync_interval = sync_interval;
+        });
+    }
+
+    /// Forgets the history.
+    pub fn forget_history(&self) {
+        self.write(|s| s.drift.history.clear());
+    }
+
+    /// Tells all subscribers one event; `v` and nothing else is added.
+    pub fn tell(&self, mut event: serde_json::Value) {
+        if self.inner.events.receiver_count() == 0 {
+            return;
+        }
+        if let Some(object) = event.as_object_mut() {
+            object.insert("v".into(), PROTOCOL.into());
+        }
+        let _ = self.inner.events.send(event.to_string().into());
+    }
+
+    /// From now on, a line per event.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
+        self.inner.events.subscribe()
+    }
+
+    /// Asks the resync task.
+    pub async fn ask(&self, request: Request) -> Answer {
+        let (back, answer) = oneshot::channel();
+        let gone = || Answer::Refused("the daemon is stopping".into());
+        if self.inner.requests.send((request, back)).await.is_err() {
+            return gone();
+        }
+        answer.await.unwrap_or_else(|_| gone())
+    }
+
+    /// Dates an instant of the raw clock; `None` while the time is not known.
+    pub async fn stamp(&self, raw: RawTime) -> Option<Stamp> {
+        match self.ask(Request::Stamp(raw)).await {
+            Answer::Stamp(stamp) => stamp,
+            _ => None,
+        }
+    }
 }
