@@ -161,13 +161,10 @@ mod tests {
     #[test]
     fn the_five_grades_stand_at_their_boundaries() {
         let grade = |us: i64| Quality::of(Nanos::new(us * 1000));
-        assert_eq!([2, 7, 15, 40, 100].map(|ms| grade(ms * 1000)), [
-            Quality::Excellent,
-            Quality::Good,
-            Quality::Fair,
-            Quality::Poor,
-            Quality::Critical
-        ]);
+        assert_eq!(
+            [2, 7, 15, 40, 100].map(|ms| grade(ms * 1000)),
+            [Quality::Excellent, Quality::Good, Quality::Fair, Quality::Poor, Quality::Critical]
+        );
         assert_eq!(grade(4_999), Quality::Excellent);
         assert_eq!(grade(5_000), Quality::Good);
         assert_eq!(grade(-10_000), Quality::Fair);

@@ -366,12 +366,19 @@ pub struct Shared {
 impl Shared {
     /// A state nobody has written to, and the end at which requests arrive.
     #[must_use]
-    pub fn new(limits: AlertLimits, sync_interval: Nanos, ntp_enabled: bool) -> (Self, mpsc::Receiver<Asked>) {
+    pub fn new(
+        limits: AlertLimits,
+        sync_interval: Nanos,
+        ntp_enabled: bool,
+    ) -> (Self, mpsc::Receiver<Asked>) {
         let (requests, inbox) = mpsc::channel(64);
         let state = SyncState {
             clock: None,
             fresh: VecDeque::new(),
-            drift: DriftSection { history: History::default(), alarm: Alarm { limits, episode: None } },
+            drift: DriftSection {
+                history: History::default(),
+                alarm: Alarm { limits, episode: None },
+            },
             timers: Vec::new(),
             sync_interval,
             ntp_enabled,
@@ -395,7 +402,11 @@ impl Shared {
     }
 
     /// The resync task's new view; the monitor is woken when something was measured.
-    pub fn publish_clock(&self, clock: ClockSection, measured: impl IntoIterator<Item = Measurement>) {
+    pub fn publish_clock(
+        &self,
+        clock: ClockSection,
+        measured: impl IntoIterator<Item = Measurement>,
+    ) {
         self.write(|s| {
             s.clock = Some(clock);
             s.fresh.extend(measured);
@@ -412,7 +423,10 @@ impl Shared {
     }
 
     /// The monitor's turn: new measurements in, its section out.
-    pub fn monitor<T>(&self, judge: impl FnOnce(Option<&ClockSection>, &mut DriftSection, Vec<Measurement>) -> T) -> T {
+    pub fn monitor<T>(
+        &self,
+        judge: impl FnOnce(Option<&ClockSection>, &mut DriftSection, Vec<Measurement>) -> T,
+    ) -> T {
         self.write(|s| {
             let fresh = s.fresh.drain(..).collect();
             judge(s.clock.as_ref(), &mut s.drift, fresh)
