@@ -1,1 +1,11 @@
-//! (written next)
+//! What only the machine can do: clocks, sockets, files. All `unsafe` of the program is here.
+pub mod clock;
+pub mod control;
+pub mod journal;
+pub mod netlink;
+pub mod notify;
+pub mod ntp;
+pub mod resolve;
+pub mod store;
+pub mod thermal;
+pub mod wake;
