@@ -82,6 +82,8 @@ def the_arm64_binary_gives_the_same_figures_as_amd64(bench):
     check(os.path.exists(deb), f"{deb} is missing: debian/build.sh arm64")
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     check(emulator, "qemu-user-static is not installed")
+    depends = [run(["dpkg-deb", "-f", d, "Depends"]).strip() for d in (bench.deb, deb)]
+    check(depends[0] == depends[1] and "cross" not in depends[1], f"they depend on {depends}")
     with tempfile.TemporaryDirectory() as folder:
         native, foreign = unpacked(bench.deb, folder + "/amd64"), unpacked(deb, folder + "/arm64")
         arm = [*POWERLESS, emulator, "-L", "/usr/aarch64-linux-gnu", foreign]
