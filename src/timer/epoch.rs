@@ -1,0 +1,391 @@
+//! When the beep was: the exact posterior of one unknown, from one-way arrivals.
+//!
+//! ```text
+//! arrival_i = epoch + d0 + time_i + q_i + wait_i
+//! ```
+//! `q_i` is what the timer cut off its hundredths (0…10 ms), `wait_i` lasts to the next
+//! connection event, and an interval longer for each retry. The unknown followed here is
+//! `epoch + d0`; `d0`, the fixed delay of SHOT frames, cannot be seen from one-way data and
+//! enters at the end, with its range. The interval is itself measured ([`super::interval`]):
+//! each interval in question has its own posterior, weighted by how well it explains grid
+//! and waits. A START frame is evidence as far as the lag of SHOT behind START frames has
+//! been learned from earlier strings.
+use super::frame::Centis;
+use super::interval::{Hypothesis, Link};
+use super::lag::Lag;
+use super::posterior::{Cells, Kernel, MOST_RETRIES, QUANTUM_MS, Summary, summary};
+use crate::units::{Nanos, RawTime};
+
+/// Chance that the beep lies within the bound, as computed; 95.5-97 % when tried, since the
+/// model allows for more (bursts, stamps off the grid) than an ordinary string has.
+const COVERAGE: f64 = 0.947;
+/// The same while the interval is still in question: what is expected of it is a guess.
+const COVERAGE_IN_DOUBT: f64 = 0.985;
+/// The timer's crystal against ours, at most: 30 ppm (1-3 ms over a string were measured).
+const CRYSTAL: f64 = 30e-6;
+/// Coarse cells while more hypotheses than this are followed.
+const MANY: usize = 12;
+/// A frame whose every explanation is worse than this contradicts the others.
+const CONTRADICTION: f64 = 3e-4;
+
+/// The fixed delay of a SHOT frame, from the shot to the radio.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Delay {
+    /// Taken off every epoch.
+    pub value: Nanos,
+    /// The least it may be.
+    pub least: Nanos,
+    /// The most it may be.
+    pub most: Nanos,
+    /// Measured against a reference, not assumed.
+    pub calibrated: bool,
+}
+
+impl Default for Delay {
+    /// Nothing taken off; 0…60 ms possible; not calibrated.
+    fn default() -> Self {
+        Self {
+            value: Nanos::ZERO,
+            least: Nanos::ZERO,
+            most: Nanos::from_millis(60),
+            calibrated: false,
+        }
+    }
+}
+
+impl Delay {
+    /// A measured delay, good to `bound` (95 %).
+    #[must_use]
+    pub fn calibrated(value: Nanos, bound: Nanos) -> Self {
+        Self { value, least: value - bound, most: value + bound, calibrated: true }
+    }
+    /// How far the truth may be from `value`.
+    #[must_use]
+    pub fn reach(&self) -> Nanos {
+        (self.most - self.value).max(self.value - self.least).max(Nanos::ZERO)
+    }
+}
+
+/// What is known of one beep.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The beep.
+    pub epoch: RawTime,
+    /// 95 % bound of the beep as the frames tell it: d0 taken as known. Whole strings move
+    /// by what d0 is wrong; times and splits within a string do not.
+    pub inside: Nanos,
+    /// 95 % bound with everything d0 may be.
+    pub bound: Nanos,
+    /// d0 was measured.
+    pub calibrated: bool,
+    /// Shots used.
+    pub shots: usize,
+    /// The start frame was used.
+    pub start: bool,
+    /// The connection interval, ms, once it stands out.
+    pub interval_ms: Option<f64>,
+}
+
+impl Estimate {
+    /// When a shot fell, with its 95 % bound: the timer's quantum and crystal added.
+    #[must_use]
+    pub fn shot(&self, time: Centis) -> (RawTime, Nanos) {
+        (self.epoch + time.span(), self.bound + Self::within(time))
+    }
+    /// Bound of a shot against its own beep: the hundredth it was cut to, and the crystal.
+    #[must_use]
+    pub fn within(time: Centis) -> Nanos {
+        Nanos::from_secs_f64(QUANTUM_MS * 1e-3 + time.seconds() * CRYSTAL)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Heard {
+    Start(RawTime),
+    Shot(RawTime, Centis),
+}
+
+impl Heard {
+    fn is_shot(&self) -> bool {
+        matches!(self, Self::Shot(..))
+    }
+}
+
+/// Dates the strings of one timer.
+#[derive(Clone, Debug, Default)]
+pub struct Dating {
+    link: Link,
+    lag: Lag,
+    delay: Delay,
+    heard: Vec<Heard>,
+    beliefs: Vec<Belief>,
+    coarse: bool,
+    summary: Option<Summary>,
+    /// A start frame that the shots contradict is left out.
+    start_refused: bool,
+}
+
+/// The posterior of the epoch if one interval is in force.
+#[derive(Clone, Debug)]
+struct Belief {
+    index: usize,
+    cells: Cells,
+    kernel: Kernel,
+}
+
+impl Dating {
+    /// For a timer whose SHOT frames have this delay.
+    #[must_use]
+    pub fn new(delay: Delay) -> Self {
+        Self { delay, ..Self::default() }
+    }
+    /// The delay as it is configured or was calibrated.
+    pub fn set_delay(&mut self, delay: Delay) {
+        self.delay = delay;
+    }
+    /// The delay in use.
+    #[must_use]
+    pub fn delay(&self) -> Delay {
+        self.delay
+    }
+    /// The lag of SHOT behind START frames, as learned.
+    #[must_use]
+    pub fn lag(&self) -> &Lag {
+        &self.lag
+    }
+    /// Takes a lag learned before.
+    pub fn set_lag(&mut self, lag: Lag) {
+        self.lag = lag;
+    }
+    /// The link's interval.
+    #[must_use]
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// A new link: its events lie on a new grid.
+    pub fn connected(&mut self) {
+        self.link.connected();
+        self.rebuild(false);
+    }
+
+    /// A new string begins.
+    pub fn begin(&mut self) {
+        self.heard.clear();
+        self.beliefs.clear();
+        self.summary = None;
+        self.start_refused = false;
+    }
+
+    /// A start frame arrived.
+    pub fn start(&mut self, at: RawTime) {
+        self.hear(at, Heard::Start(at));
+    }
+    /// A shot's push arrived, first told and not in doubt.
+    pub fn shot(&mut self, at: RawTime, time: Centis) {
+        self.hear(at, Heard::Shot(at, time));
+    }
+    /// Any other notification: it shows the grid, not the beep.
+    pub fn other(&mut self, at: RawTime) {
+        let void = self.link.arrival(at);
+        self.link.whenever();
+        if void {
+            self.rebuild(false);
+        }
+    }
+
+    /// The string is over: what it tells of the lag is learned.
+    pub fn end(&mut self) {
+        let Some(start) = self.heard.iter().find_map(|h| match h {
+            Heard::Start(at) => Some(*at),
+            Heard::Shot(..) => None,
+        }) else {
+            return;
+        };
+        if self.shots() == 0 {
+            return;
+        }
+        let heavy = self.link.hypotheses().iter().max_by(|a, b| a.weight.total_cmp(&b.weight));
+        let Some(h) = heavy.filter(|h| h.weight > 0.3).cloned() else { return };
+        // The shots alone: a start that had a say must not confirm itself.
+        let Some(shots) = self.alone(&h) else { return };
+        self.lag.learn(&shots, self.link.millis(start), h.interval_ms);
+    }
+
+    /// The shots' posterior under one interval, without the start.
+    fn alone(&self, h: &Hypothesis) -> Option<Cells> {
+        let shots: Vec<_> = self.heard.iter().filter(|h| h.is_shot()).collect();
+        let mut kernel = Kernel::new(h.interval_ms, false);
+        let first = shots.iter().map(|shot| self.early(shot)).reduce(f64::min)?;
+        let mut cells = kernel.range(first);
+        for shot in shots {
+            let Heard::Shot(_, time) = shot else { continue };
+            kernel.soften(time.seconds() * CRYSTAL * 1e3);
+            cells.multiply(&kernel, self.early(shot));
+        }
+        Some(cells)
+    }
+
+    /// Arrival less the timer's time, ms: no earlier than epoch + d0.
+    fn early(&self, heard: &Heard) -> f64 {
+        match heard {
+            Heard::Start(at) => self.link.millis(*at),
+            Heard::Shot(at, time) => self.link.millis(*at) - f64::from(time.0) * 10.0,
+        }
+    }
+
+    fn shots(&self) -> usize {
+        self.heard.iter().filter(|h| h.is_shot()).count()
+    }
+
+    fn hear(&mut self, at: RawTime, what: Heard) {
+        let void = self.link.arrival(at);
+        self.heard.push(what);
+        let finer = self.coarse && self.link.hypotheses().len() <= MANY;
+        if void || finer || self.beliefs.is_empty() {
+            return self.rebuild(!void);
+        }
+        let agree = self.weigh(&what, true);
+        self.refine(agree);
+    }
+
+    /// Multiplies one frame into every belief; the best likelihood of it under any. Only the
+    /// newest frame is news to the hypotheses, and only it can be set on its event.
+    fn weigh(&mut self, what: &Heard, newest: bool) -> f64 {
+        let early = self.early(what);
+        let (arrival, time) = match *what {
+            Heard::Start(at) => (self.link.millis(at), None),
+            Heard::Shot(at, time) => (self.link.millis(at), Some(time)),
+        };
+        if time.is_none() && self.start_refused {
+            return 1.0;
+        }
+        let hypotheses = self.link.hypotheses_mut();
+        let mut agree = 0.0_f64;
+        self.beliefs.retain_mut(|belief| {
+            let Ok(i) = hypotheses.binary_search_by_key(&belief.index, |h| h.index) else {
+                return false;
+            };
+            let h = &mut hypotheses[i];
+            // The vernier: a stamp is set on the event that brought it.
+            let set_back = if newest { (h.event - arrival).clamp(-h.interval_ms, 0.5) } else { 0.0 };
+            let likelihood = if let Some(time) = time {
+                belief.kernel.soften(time.seconds() * CRYSTAL * 1e3);
+                belief.cells.multiply(&belief.kernel, early + set_back)
+            } else {
+                belief.cells.multiply(&belief.kernel.of_start(&self.lag), early + set_back)
+            };
+            agree = agree.max(likelihood);
+            if newest {
+                h.weight *= likelihood;
+            }
+            true
+        });
+        agree
+    }
+
+    /// After the newest frame: a contradiction is looked into, the beliefs are summed up.
+    fn refine(&mut self, agree: f64) {
+        if agree < CONTRADICTION && self.heard.len() > 1 {
+            self.resolve(agree);
+        }
+        self.link.normalise();
+        let beliefs = &self.beliefs;
+        let in_doubt = self.link.hypotheses().iter().all(|h| h.weight < 0.95);
+        let (chance, towards_middle) =
+            if in_doubt { (COVERAGE_IN_DOUBT, 0.0) } else { (COVERAGE, 0.5) };
+        self.summary = summary(
+            self.link.hypotheses().iter().filter_map(|h| {
+                let b = beliefs.binary_search_by_key(&h.index, |b| b.index).ok()?;
+                Some((h.weight, &beliefs[b].cells))
+            }),
+            chance,
+            towards_middle,
+        );
+    }
+
+    /// One frame does not go with the others: the start is out of line, or the first shot
+    /// came so late that the range looked at misses the beep.
+    fn resolve(&mut self, before: f64) {
+        let refused = self.start_refused;
+        if !refused && self.heard.iter().any(|h| !h.is_shot()) {
+            self.start_refused = true;
+            if self.lay_out(0.0, false) > 30.0 * before.max(1e-6) {
+                return;
+            }
+            self.start_refused = refused;
+        }
+        let shared = |agree: f64| libm::log(agree.max(1e-12));
+        let least = shared(self.lay_out(0.0, false));
+        if shared(self.lay_out(0.5, false)) <= least {
+            self.lay_out(0.0, false);
+        }
+    }
+
+    fn rebuild(&mut self, news: bool) {
+        let agree = self.lay_out(0.0, news);
+        if !self.beliefs.is_empty() {
+            self.refine(agree);
+        }
+    }
+
+    /// All beliefs anew from the frames kept, laid out below that quantile of the shots'
+    /// earliest beeps. Returns the product of the frames' likelihoods.
+    fn lay_out(&mut self, quantile: f64, news: bool) -> f64 {
+        self.beliefs.clear();
+        let mut early: Vec<f64> = Vec::with_capacity(self.heard.len());
+        early.extend(self.heard.iter().filter(|h| h.is_shot()).map(|h| self.early(h)));
+        early.sort_by(f64::total_cmp);
+        let start = self.heard.iter().find(|h| !h.is_shot()).map(|h| self.early(h));
+        self.coarse = self.link.hypotheses().len() > MANY;
+        for h in self.link.hypotheses() {
+            let kernel = Kernel::new(h.interval_ms, self.coarse);
+            let cells = match (early.get((early.len() as f64 * quantile) as usize), start) {
+                (Some(shot), _) => kernel.range(*shot),
+                (None, Some(start)) => kernel.range_of_start(start),
+                (None, None) => return 1.0,
+            };
+            self.beliefs.push(Belief { index: h.index, cells, kernel });
+        }
+        let heard = self.heard.clone();
+        let mut product = 1.0;
+        for (i, what) in heard.iter().enumerate() {
+            product *= self.weigh(what, news && i + 1 == heard.len());
+        }
+        product
+    }
+
+    /// The beep as far as it is known; `None` before the first frame that tells of it.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Estimate> {
+        let s = self.summary?;
+        let inside = Nanos::from_secs_f64(s.bound_ms * 1e-3);
+        Some(Estimate {
+            epoch: self.link.instant(s.value_ms)? - self.delay.value,
+            inside,
+            bound: inside + self.delay.reach(),
+            calibrated: self.delay.calibrated,
+            shots: self.shots(),
+            start: !self.start_refused && self.heard.iter().any(|h| !h.is_shot()),
+            interval_ms: self.link.interval_ms().map(|(ms, _)| ms),
+        })
+    }
+
+    /// How late a shot's push was, after the shot itself.
+    #[must_use]
+    pub fn latency(&self, at: RawTime, time: Centis) -> Option<Nanos> {
+        let (shot, _) = self.estimate()?.shot(time);
+        Some(at - shot)
+    }
+
+    /// A push came when no shot of this string could have brought it.
+    #[must_use]
+    pub fn is_outside(&self, at: RawTime, time: Centis) -> bool {
+        let Some(e) = self.estimate() else { return false };
+        let slack = e.inside + Estimate::within(time) + Nanos::from_millis(3);
+        let interval = e.interval_ms.unwrap_or(200.0);
+        let longest = Nanos::from_secs_f64(interval * 1e-3 * (MOST_RETRIES as f64 + 1.0));
+        let since = at - (e.epoch + self.delay.value) - time.span();
+        since < -slack || since > longest + slack + Nanos::from_millis(10)
+    }
+}

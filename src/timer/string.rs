@@ -1,0 +1,625 @@
+//! Frames into strings: what is known of each string whatever was lost on the way.
+//!
+//! Pushes say when a shot was heard here; the list of `REQ STRING HEX` says at what times
+//! the shots fell. Both are merged into one [`Record`].
+use super::frame::{Centis, Decoded, Frame, Shot, decode, hex};
+use crate::units::{Nanos, RawTime};
+use std::collections::VecDeque;
+
+/// A string lasts ten minutes at most; a minute later nothing is awaited.
+pub const LONGEST: Nanos = Nanos::from_secs(11 * 60);
+/// A lost link may come back in the midst of a string for so long.
+pub const LINK_PATIENCE: Nanos = Nanos::from_secs(60);
+/// A list that pauses for so long is over.
+pub const LIST_PATIENCE: Nanos = Nanos::from_secs(2);
+/// Shots a timer counts.
+pub const MOST_SHOTS: usize = 150;
+/// Unknown frames kept to be looked at.
+const UNKNOWN_KEPT: usize = 16;
+const PACKET_SHOTS: usize = 9;
+
+/// One shot of a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShotRecord {
+    /// Its number, from 1.
+    pub number: u8,
+    /// Since the beep.
+    pub time: Centis,
+    /// When its push was heard; `None` if only a stop or a list told of it.
+    pub arrival: Option<RawTime>,
+    /// Its push contradicted itself or the string: no evidence of time.
+    pub suspect: bool,
+    /// The list has confirmed or given its time.
+    pub listed: bool,
+}
+
+/// How a string came to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// Still running.
+    #[default]
+    Open,
+    /// The timer said so.
+    Stopped,
+    /// The next string began; the stop was lost.
+    LostStop,
+    /// Eleven minutes passed, or the link stayed away for one.
+    TimedOut,
+    /// The timer was switched off and on.
+    PowerCycle,
+}
+
+/// All that is known of one string.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The timer's number for it, from 1 at power-on.
+    pub number: u16,
+    /// When the start frame was heard; `None` if it was lost.
+    pub started: Option<RawTime>,
+    /// In order of their numbers.
+    pub shots: Vec<ShotRecord>,
+    /// How it ended.
+    pub end: End,
+    /// When the stop frame was heard.
+    pub stopped: Option<RawTime>,
+    /// The largest total any frame gave.
+    pub total: u8,
+}
+
+impl Record {
+    /// The shot with that number.
+    #[must_use]
+    pub fn shot(&self, number: u8) -> Option<&ShotRecord> {
+        self.shots.iter().find(|s| s.number == number)
+    }
+    /// Time since the shot before; `None` while that one is not known.
+    #[must_use]
+    pub fn split(&self, number: u8) -> Option<Centis> {
+        let time = self.shot(number)?.time;
+        match number {
+            1 => Some(time),
+            n => Some(Centis(time.0.checked_sub(self.shot(n - 1)?.time.0)?)),
+        }
+    }
+    /// Numbers from 1 to the total of which nothing is known.
+    #[must_use]
+    pub fn missing(&self) -> Vec<u8> {
+        (1..=self.total).filter(|n| self.shot(*n).is_none()).collect()
+    }
+    /// A list would tell more: shots are missing or doubtful.
+    #[must_use]
+    pub fn wants_list(&self) -> bool {
+        !self.missing().is_empty() || self.shots.iter().any(|s| s.suspect && !s.listed)
+    }
+    fn put(&mut self, shot: ShotRecord) {
+        let at = self.shots.partition_point(|s| s.number < shot.number);
+        self.shots.insert(at, shot);
+        self.total = self.total.max(shot.number);
+    }
+}
+
+/// What a frame meant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Happening {
+    /// A string began (at the beep, or at its first frame heard: `late`).
+    Started {
+        /// Its number.
+        string: u16,
+        /// Its start frame was lost.
+        late: bool,
+    },
+    /// A shot of a string, new or with a better time.
+    Shot {
+        /// The string.
+        string: u16,
+        /// The shot's number.
+        shot: u8,
+    },
+    /// A string is over.
+    Ended {
+        /// Its number.
+        string: u16,
+        /// How.
+        end: End,
+    },
+    /// A string that had ended is known better.
+    Amended {
+        /// Its number.
+        string: u16,
+    },
+    /// Shots are missing or doubtful: `REQ STRING HEX` is worth asking, now that it is over.
+    WantList {
+        /// The string.
+        string: u16,
+    },
+    /// The timer was switched off and on.
+    PowerCycled,
+    /// The timer counts shots and pushes none.
+    PushOff,
+    /// Said once before.
+    Duplicate,
+    /// Something for the journal, with the frame in hex where there is one.
+    Warning(String),
+    /// The screen, on request.
+    Screen(Shot),
+    /// Words of the timer.
+    Text(String),
+    /// A list that belongs to no known string, complete.
+    List(Vec<Centis>),
+}
+
+/// The sentence for [`Happening::PushOff`].
+pub const PUSH_OFF: &str = "the timer has counted shots without telling of them: turn on BLE push in the timer's menu";
+
+/// Frames counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Notifications heard.
+    pub frames: u64,
+    /// Not understood.
+    pub unknown: u64,
+    /// The last of those, as hex.
+    pub unknown_hex: VecDeque<String>,
+    /// Said twice.
+    pub duplicates: u64,
+    /// Contradicting themselves or what was known.
+    pub warnings: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Listing {
+    next: u8,
+    last: RawTime,
+    times: Vec<Centis>,
+    for_string: Option<u16>,
+}
+
+/// One timer as its frames describe it.
+#[derive(Clone, Debug, Default)]
+pub struct Strings {
+    current: Option<Record>,
+    previous: Option<Record>,
+    highest: Option<u16>,
+    listing: Option<Listing>,
+    last_list: Option<Vec<Centis>>,
+    pushes_since_list: u64,
+    link_lost: Option<RawTime>,
+    last_frame: Option<RawTime>,
+    tally: Tally,
+}
+
+impl Strings {
+    /// The string in progress.
+    #[must_use]
+    pub fn current(&self) -> Option<&Record> {
+        self.current.as_ref()
+    }
+    /// The string with that number, of the running one and the one before.
+    #[must_use]
+    pub fn record(&self, string: u16) -> Option<&Record> {
+        [self.current.as_ref(), self.previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|r| r.number == string)
+    }
+    /// What was counted.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+    /// When anything was heard last.
+    #[must_use]
+    pub fn last_heard(&self) -> Option<RawTime> {
+        self.last_frame
+    }
+
+    /// The link to the timer is gone.
+    pub fn link_lost(&mut self, at: RawTime) {
+        self.link_lost.get_or_insert(at);
+        self.listing = None;
+    }
+    /// The link is back.
+    pub fn link_up(&mut self) {
+        self.link_lost = None;
+        self.pushes_since_list = 0;
+    }
+    /// `REQ STRING HEX` was written at that instant.
+    pub fn list_asked(&mut self, at: RawTime) {
+        let for_string = match (&self.current, &self.previous) {
+            (None, Some(ended)) => Some(ended.number),
+            _ => None,
+        };
+        self.listing = Some(Listing { next: 0, last: at, times: Vec::new(), for_string });
+    }
+
+    /// When [`Self::tick`] is due next.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<RawTime> {
+        let list = self.listing.as_ref().map(|l| l.last + LIST_PATIENCE);
+        let string = self.current.as_ref().and_then(|_| {
+            let heard = self.last_frame? + LONGEST;
+            Some(self.link_lost.map_or(heard, |lost| heard.min(lost + LINK_PATIENCE)))
+        });
+        [list, string].into_iter().flatten().min()
+    }
+
+    /// Time passes: lists and strings that were waited for in vain are ended.
+    pub fn tick(&mut self, now: RawTime) -> Vec<Happening> {
+        let mut said = Vec::new();
+        if self.listing.as_ref().is_some_and(|l| now - l.last >= LIST_PATIENCE) {
+            self.finish_list(&mut said);
+        }
+        if self.current.is_some() {
+            let quiet = self.last_frame.is_some_and(|heard| now - heard >= LONGEST);
+            let alone = self.link_lost.is_some_and(|lost| now - lost >= LINK_PATIENCE);
+            if quiet || alone {
+                self.close(End::TimedOut, None, &mut said);
+            }
+        }
+        said
+    }
+
+    /// A notification was heard.
+    pub fn hear(&mut self, at: RawTime, bytes: &[u8]) -> Vec<Happening> {
+        let mut said = self.tick(at);
+        let read = decode(bytes);
+        self.tally.frames += 1;
+        for doubt in &read.doubts {
+            self.warn(&format!("{doubt}: {}", hex(bytes)), &mut said);
+        }
+        if !matches!(read.frame, Frame::Unknown) {
+            self.last_frame = Some(at);
+        }
+        let Decoded { frame, .. } = &read;
+        match frame {
+            Frame::Start { string, stale } => {
+                let number = string.unwrap_or_else(|| {
+                    self.current.as_ref().map_or_else(
+                        || self.highest.map_or(1, |h| h.wrapping_add(1)),
+                        |open| open.number.wrapping_add(u16::from(open.started.is_some())),
+                    )
+                });
+                self.start(at, number, string.and(Some(stale)), &mut said);
+            }
+            Frame::Shot { string, body } => self.shot(at, *string, *body, &read, bytes, &mut said),
+            Frame::Stop { string, body } => {
+                let number = string.or(self.current.as_ref().map(|c| c.number));
+                if let Some(number) = number {
+                    self.stop(at, number, *body, &read, bytes, &mut said);
+                }
+            }
+            Frame::List { index, times } => self.list(at, *index, times, bytes, &mut said),
+            Frame::Screen(screen) => said.push(Happening::Screen(*screen)),
+            Frame::Text(text) => said.push(Happening::Text(text.clone())),
+            Frame::Unknown => {
+                self.tally.unknown += 1;
+                if self.tally.unknown_hex.len() == UNKNOWN_KEPT {
+                    self.tally.unknown_hex.pop_front();
+                }
+                self.tally.unknown_hex.push_back(hex(bytes));
+                self.warn(&format!("not understood: {}", hex(bytes)), &mut said);
+            }
+        }
+        said
+    }
+
+    fn warn(&mut self, text: &str, said: &mut Vec<Happening>) {
+        self.tally.warnings += 1;
+        said.push(Happening::Warning(text.to_owned()));
+    }
+
+    fn duplicate(&mut self, said: &mut Vec<Happening>) {
+        self.tally.duplicates += 1;
+        said.push(Happening::Duplicate);
+    }
+
+    fn start(&mut self, at: RawTime, number: u16, stale: Option<&Shot>, said: &mut Vec<Happening>) {
+        self.pushes_since_list += 1;
+        if let Some(open) = self.current.as_mut().filter(|c| c.number == number) {
+            if open.started.is_some() {
+                self.duplicate(said);
+            } else {
+                // Overtaken by its first shot, or heard again after a lost link.
+                open.started = Some(at);
+            }
+            return;
+        }
+        if self.previous.as_ref().is_some_and(|p| p.number == number && p.started.is_some()) {
+            return self.duplicate(said);
+        }
+        if let (Some(stale), Some(before)) = (stale, self.record(number.wrapping_sub(1))) {
+            let (heard, said_now) = (before.total, stale.total);
+            if heard != said_now && number > 1 {
+                let before = number - 1;
+                self.warn(
+                    &format!("string {before} had {said_now} shots, {heard} are known"),
+                    said,
+                );
+            }
+        }
+        self.open(number, Some(at), said);
+    }
+
+    fn open(&mut self, number: u16, started: Option<RawTime>, said: &mut Vec<Happening>) {
+        let cycled = self.highest.is_some_and(|highest| number <= highest);
+        if self.current.is_some() {
+            self.close(if cycled { End::PowerCycle } else { End::LostStop }, None, said);
+        }
+        if cycled {
+            self.previous = None;
+            self.last_list = None;
+            said.push(Happening::PowerCycled);
+        }
+        self.listing = None;
+        self.highest = Some(number);
+        self.current = Some(Record { number, started, ..Record::default() });
+        said.push(Happening::Started { string: number, late: started.is_none() });
+    }
+
+    fn close(&mut self, end: End, stopped: Option<RawTime>, said: &mut Vec<Happening>) {
+        let Some(mut record) = self.current.take() else { return };
+        record.end = end;
+        record.stopped = stopped;
+        let string = record.number;
+        let want = end == End::Stopped && record.wants_list();
+        self.previous = Some(record);
+        said.push(Happening::Ended { string, end });
+        if want {
+            said.push(Happening::WantList { string });
+        }
+    }
+
+    /// The number of the string a shot belongs to: a number out of step with a body that
+    /// continues the running string is a damaged number, not another string.
+    fn string_of(&self, number: u16, body: &Shot) -> u16 {
+        let Some(open) = self.current.as_ref().filter(|c| c.number != number) else {
+            return number;
+        };
+        let (Some(first), Some(last)) = (open.shots.first(), open.shots.last()) else {
+            return number;
+        };
+        let continues = first.number == 1
+            && body.first == first.time
+            && body.shot == last.number.wrapping_add(1)
+            && last.time.0.checked_add(body.split.0) == Some(body.time.0);
+        if continues { open.number } else { number }
+    }
+
+    fn shot(
+        &mut self,
+        at: RawTime,
+        number: u16,
+        body: Shot,
+        read: &Decoded,
+        bytes: &[u8],
+        said: &mut Vec<Happening>,
+    ) {
+        self.pushes_since_list += 1;
+        let string = self.string_of(number, &body);
+        let mut suspect = read.suspect();
+        if string != number {
+            self.warn(&format!("string number {number} within string {string}: {}", hex(bytes)), said);
+        }
+        if self.record(string).is_none() {
+            if suspect {
+                // Two contradictions in one frame are no reason to open a string.
+                return;
+            }
+            self.open(string, None, said);
+        }
+        let ended = self.current.as_ref().is_none_or(|c| c.number != string);
+        let record = if ended { self.previous.as_mut() } else { self.current.as_mut() };
+        let Some(record) = record else { return };
+        if let Some(why) = contradiction(record, &body) {
+            suspect = true;
+            self.tally.warnings += 1;
+            said.push(Happening::Warning(format!("{why}: {}", hex(bytes))));
+        }
+        if usize::from(body.shot) > MOST_SHOTS || body.shot == 0 {
+            return;
+        }
+        match record.shots.iter_mut().find(|s| s.number == body.shot) {
+            // Known from a push already.
+            Some(known) if known.arrival.is_some() && !(known.suspect && !suspect) => {
+                if known.time != body.time && !suspect {
+                    let text = format!("shot {} was told twice, differently: {}", body.shot, hex(bytes));
+                    return self.warn(&text, said);
+                }
+                return self.duplicate(said);
+            }
+            Some(known) => {
+                known.arrival = Some(at);
+                if !known.listed && !suspect {
+                    known.time = body.time;
+                }
+                known.suspect = suspect && !known.listed;
+            }
+            None => record.put(ShotRecord {
+                number: body.shot,
+                time: body.time,
+                arrival: Some(at),
+                suspect,
+                listed: false,
+            }),
+        }
+        if !suspect {
+            record.total = record.total.max(body.total);
+        }
+        said.push(if ended {
+            Happening::Amended { string }
+        } else {
+            Happening::Shot { string, shot: body.shot }
+        });
+    }
+
+    fn stop(
+        &mut self,
+        at: RawTime,
+        number: u16,
+        body: Shot,
+        read: &Decoded,
+        bytes: &[u8],
+        said: &mut Vec<Happening>,
+    ) {
+        self.pushes_since_list += 1;
+        if self.previous.as_ref().is_some_and(|p| p.number == number && p.end == End::Stopped) {
+            return self.duplicate(said);
+        }
+        if self.current.as_ref().is_none_or(|c| c.number != number) {
+            if let Some(open) = self.current.as_ref() {
+                let text =
+                    format!("stop of string {number} within string {}: {}", open.number, hex(bytes));
+                if number < open.number {
+                    return self.warn(&text, said);
+                }
+                self.warn(&text, said);
+            }
+            if read.suspect() {
+                return;
+            }
+            self.open(number, None, said);
+        }
+        if let Some(record) = self.current.as_mut().filter(|_| !read.suspect()) {
+            // The stop has the last word on how many there were.
+            let highest = record.shots.last().map_or(0, |s| s.number);
+            record.total = body.total.max(body.shot).max(highest);
+            let last = record.shots.last().is_some_and(|s| s.number >= body.shot);
+            if body.shot > 0 && !last && usize::from(body.shot) <= MOST_SHOTS {
+                record.put(ShotRecord {
+                    number: body.shot,
+                    time: body.time,
+                    arrival: None,
+                    suspect: false,
+                    listed: false,
+                });
+                said.push(Happening::Shot { string: number, shot: body.shot });
+            }
+        }
+        self.close(End::Stopped, Some(at), said);
+    }
+
+    fn list(
+        &mut self,
+        at: RawTime,
+        index: u8,
+        times: &[Centis],
+        bytes: &[u8],
+        said: &mut Vec<Happening>,
+    ) {
+        let Some(listing) = self.listing.as_mut() else {
+            return self.warn(&format!("a list nobody asked for: {}", hex(bytes)), said);
+        };
+        if index.checked_add(1) == Some(listing.next) {
+            return self.duplicate(said);
+        }
+        if index != listing.next {
+            let wanted = listing.next + 0x0A;
+            self.listing = None;
+            return self.warn(
+                &format!("list packet {wanted:#04x} is missing, the list is left: {}", hex(bytes)),
+                said,
+            );
+        }
+        listing.next += 1;
+        listing.last = at;
+        listing.times.extend_from_slice(times);
+        let expected =
+            listing.for_string.and_then(|s| self.previous.as_ref().filter(|p| p.number == s));
+        let whole = expected.is_some_and(|e| listing.times.len() >= usize::from(e.total))
+            && times.len() == PACKET_SHOTS;
+        if whole || times.len() < PACKET_SHOTS || listing.times.len() >= MOST_SHOTS {
+            self.finish_list(said);
+        }
+    }
+
+    fn finish_list(&mut self, said: &mut Vec<Happening>) {
+        let Some(Listing { times, for_string, next, .. }) = self.listing.take() else { return };
+        if next == 0 {
+            return self.warn("no reply to REQ STRING HEX", said);
+        }
+        if times.windows(2).any(|w| w[0] > w[1]) {
+            return self.warn("the list's times go backwards; it is left", said);
+        }
+        let news = self.last_list.as_ref().is_some_and(|old| *old != times) && !times.is_empty();
+        if news && self.pushes_since_list == 0 {
+            said.push(Happening::PushOff);
+        }
+        self.last_list = Some(times.clone());
+        self.pushes_since_list = 0;
+        let belongs = self
+            .previous
+            .as_mut()
+            .filter(|p| Some(p.number) == for_string)
+            .filter(|p| self.current.is_none() && fits(p, &times));
+        let Some(record) = belongs else {
+            said.push(Happening::List(times));
+            return;
+        };
+        let string = record.number;
+        let mut differing = Vec::new();
+        for (number, time) in (1_u8..).zip(&times) {
+            match record.shots.iter_mut().find(|s| s.number == number) {
+                Some(known) => {
+                    if known.time != *time {
+                        differing.push(number);
+                    }
+                    known.time = *time;
+                    known.listed = true;
+                    known.suspect = false;
+                }
+                None => record.put(ShotRecord {
+                    number,
+                    time: *time,
+                    arrival: None,
+                    suspect: false,
+                    listed: true,
+                }),
+            }
+        }
+        // A number above the list's was a damaged frame.
+        record.shots.retain(|s| usize::from(s.number) <= times.len());
+        record.total = times.len() as u8;
+        said.push(Happening::Amended { string });
+        if !differing.is_empty() {
+            self.warn(&format!("string {string}: the list corrects shots {differing:?}"), said);
+        }
+    }
+}
+
+/// The list is this string's: most of what was pushed stands in it.
+fn fits(record: &Record, times: &[Centis]) -> bool {
+    let sound = record.shots.iter().filter(|s| !s.suspect);
+    let (mut known, mut same) = (0, 0);
+    for shot in sound {
+        known += 1;
+        same += usize::from(times.get(usize::from(shot.number) - 1) == Some(&shot.time));
+    }
+    2 * same >= known
+}
+
+/// What a body says against the string it belongs to.
+fn contradiction(record: &Record, body: &Shot) -> Option<&'static str> {
+    let sound = |n: u8| record.shot(n).filter(|s| !s.suspect);
+    if let Some(before) = body.shot.checked_sub(1).and_then(sound)
+        && before.time.0.checked_add(body.split.0) != Some(body.time.0)
+    {
+        return Some("split is not the time since the shot before");
+    }
+    if let Some(first) = sound(1)
+        && body.shot > 1
+        && first.time != body.first
+    {
+        return Some("another first shot than was told");
+    }
+    let earlier = record.shots.iter().filter(|s| !s.suspect && s.number < body.shot);
+    if earlier.map(|s| s.time).max().is_some_and(|t| t > body.time) {
+        return Some("earlier than a shot before it");
+    }
+    // The list is asked for by the total: a wild one must not make up shots.
+    let last = record.shots.last().map_or(0, |s| s.number);
+    (body.shot > last.saturating_add(40)).then_some("shot number leaps")
+}
+
+#[cfg(test)]
+#[path = "string_tests.rs"]
+mod tests;
