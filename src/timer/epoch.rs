@@ -268,7 +268,8 @@ impl Dating {
             };
             let h = &mut hypotheses[i];
             // The vernier: a stamp is set on the event that brought it.
-            let set_back = if newest { (h.event - arrival).clamp(-h.interval_ms, 0.5) } else { 0.0 };
+            let set_back =
+                if newest { (h.event - arrival).clamp(-h.interval_ms, 0.5) } else { 0.0 };
             let likelihood = if let Some(time) = time {
                 belief.kernel.soften(time.seconds() * CRYSTAL * 1e3);
                 belief.cells.multiply(&belief.kernel, early + set_back)

@@ -198,7 +198,9 @@ pub fn decode(bytes: &[u8]) -> Decoded {
             }
             Decoded { frame: Frame::List { index: code - 0x0A, times }, doubts }
         }
-        [0x20..=0x7E, ..] if bytes.iter().all(|b| matches!(b, 0x20..=0x7E | b'\r' | b'\n' | b'\t')) => {
+        [0x20..=0x7E, ..]
+            if bytes.iter().all(|b| matches!(b, 0x20..=0x7E | b'\r' | b'\n' | b'\t')) =>
+        {
             sure(Frame::Text(String::from_utf8_lossy(bytes).trim_end().to_owned()))
         }
         _ => sure(Frame::Unknown),
@@ -269,7 +271,9 @@ mod tests {
 
     #[test]
     fn a_low_byte_of_zero_adds_nothing() {
-        let Frame::Shot { body, .. } = read("01030101010001000100010000 07").frame else { panic!() };
+        let Frame::Shot { body, .. } = read("01030101010001000100010000 07").frame else {
+            panic!()
+        };
         assert_eq!(body.time, Centis(256));
     }
 

@@ -267,7 +267,8 @@ mod tests {
             hear(&mut link, f64::from(k) * 48.75);
         }
         let from = 113.0 * 48.75 + 3.0;
-        let voids = EVENTS.iter().filter(|k| hear(&mut link, from + f64::from(**k + 1) * 20.0)).count();
+        let voids =
+            EVENTS.iter().filter(|k| hear(&mut link, from + f64::from(**k + 1) * 20.0)).count();
         assert_eq!(voids, 1);
     }
 }

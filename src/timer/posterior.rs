@@ -40,9 +40,10 @@ pub struct Cells {
 impl Cells {
     /// The cells' centres with their probabilities.
     pub fn iter(&self) -> impl Iterator<Item = (f64, f64)> {
-        self.density.iter().enumerate().map(|(i, p)| {
-            (self.top - i as f64 * self.step, f64::from(*p) * self.step)
-        })
+        self.density
+            .iter()
+            .enumerate()
+            .map(|(i, p)| (self.top - i as f64 * self.step, f64::from(*p) * self.step))
     }
 
     /// Multiplies in what an arrival at `early` says (arrival less the timer's time).
@@ -144,7 +145,8 @@ impl Kernel {
     /// The table from the chance `ready(x)` that the frame was ready by `x`.
     fn tabulate(&mut self, len: usize, ready: impl Fn(f64) -> f64) {
         let shift = (self.interval / self.step).round() as usize;
-        let by: Vec<f32> = (0..len).map(|k| ready(self.from + k as f64 * self.step) as f32).collect();
+        let by: Vec<f32> =
+            (0..len).map(|k| ready(self.from + k as f64 * self.step) as f32).collect();
         let chances = retries();
         self.table.clear();
         self.table.extend(by.iter().map(|f| f * chances[0] as f32));
@@ -276,9 +278,8 @@ mod tests {
         let kernel = Kernel::new(48.75, false);
         let mut cells = kernel.range(1000.0);
         cells.multiply(&kernel, 1000.0);
-        let (mean, square) = cells
-            .iter()
-            .fold((0.0, 0.0), |(m, s), (at, p)| (m + at * p, s + at * at * p));
+        let (mean, square) =
+            cells.iter().fold((0.0, 0.0), |(m, s), (at, p)| (m + at * p, s + at * at * p));
         assert!((1000.0 - mean - 38.5).abs() < 1.5, "{mean}");
         assert!(((square - mean * mean).sqrt() - 27.5).abs() < 1.5);
     }

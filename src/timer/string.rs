@@ -149,7 +149,8 @@ pub enum Happening {
 }
 
 /// The sentence for [`Happening::PushOff`].
-pub const PUSH_OFF: &str = "the timer has counted shots without telling of them: turn on BLE push in the timer's menu";
+pub const PUSH_OFF: &str =
+    "the timer has counted shots without telling of them: turn on BLE push in the timer's menu";
 
 /// Frames counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -398,7 +399,10 @@ impl Strings {
         let string = self.string_of(number, &body);
         let mut suspect = read.suspect();
         if string != number {
-            self.warn(&format!("string number {number} within string {string}: {}", hex(bytes)), said);
+            self.warn(
+                &format!("string number {number} within string {string}: {}", hex(bytes)),
+                said,
+            );
         }
         if self.record(string).is_none() {
             if suspect {
@@ -422,7 +426,8 @@ impl Strings {
             // Known from a push already.
             Some(known) if known.arrival.is_some() && !(known.suspect && !suspect) => {
                 if known.time != body.time && !suspect {
-                    let text = format!("shot {} was told twice, differently: {}", body.shot, hex(bytes));
+                    let text =
+                        format!("shot {} was told twice, differently: {}", body.shot, hex(bytes));
                     return self.warn(&text, said);
                 }
                 return self.duplicate(said);
@@ -467,8 +472,11 @@ impl Strings {
         }
         if self.current.as_ref().is_none_or(|c| c.number != number) {
             if let Some(open) = self.current.as_ref() {
-                let text =
-                    format!("stop of string {number} within string {}: {}", open.number, hex(bytes));
+                let text = format!(
+                    "stop of string {number} within string {}: {}",
+                    open.number,
+                    hex(bytes)
+                );
                 if number < open.number {
                     return self.warn(&text, said);
                 }
