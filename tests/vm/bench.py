@@ -119,8 +119,8 @@ class Guest:
         return self.probe("offset", self.truth.port, 12)["offset_ns"] / 1e6
 
     def now(self):
-        """Seconds since the watch began."""
-        return (self.probe("kernel")["raw_ns"] - self.log()[0]["raw_ns"]) / 1e9
+        """Seconds since the watch began, up to a second too few: the watch's last line."""
+        return self.log()[-1]["s"]
 
     # The daemon
 

@@ -136,8 +136,8 @@ def a_network_that_comes_after_5_minutes_still_gets_its_first_step(bench):
         check(not status["settled"] and status["state"] in ("starting", "restored", "unsynchronised"),
               f"without a network: state {status['state']}, settled {status['settled']}")
         no_step(guest.steps())
-        guest.run(f"ip link set {link} up")
         up = guest.now()
+        guest.run(f"ip link set {link} up")
         guest.until(guest.steps, 90, "a step after the network came")
         time.sleep(12)
         log = guest.log()

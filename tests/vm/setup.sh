@@ -13,7 +13,7 @@ say() { echo "vm-test: $*"; }
 need_root() { [ "$(id -u)" = 0 ] || { echo "vm-test: $1 needs root: run this once as root" >&2; exit 1; }; }
 
 tools_there() {
-  for tool in qemu-system-x86_64 qemu-img mmdebstrap mke2fs; do
+  for tool in qemu-system-x86_64 qemu-img mmdebstrap mke2fs python3; do
     PATH=$PATH:/usr/sbin:/sbin command -v "$tool" > /dev/null 2>&1 || return 1
   done
 }
@@ -34,7 +34,7 @@ install_tools() {
   fi
   say "installing QEMU and mmdebstrap"
   apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${from[@]}" qemu-system-x86 qemu-utils mmdebstrap e2fsprogs > /dev/null
+  apt-get install -y -qq --no-install-recommends "${from[@]}" qemu-system-x86 qemu-utils mmdebstrap e2fsprogs python3 > /dev/null
 }
 
 tools_there || install_tools
