@@ -1,14 +1,14 @@
 #!/bin/bash
-# build-image.sh [SUITE [ARCH]] : a small Debian machine for end-to-end tests (default: trixie amd64).
-# Leaves $VM_DIR/img-SUITE-ARCH/{vmlinuz,initrd.img,root.qcow2,packages.txt}; .deb files are cached in $VM_DIR/cache.
+# build-image.sh SUITE ARCH FOLDER : a small Debian machine for end-to-end tests (trixie or bookworm, amd64 or arm64).
+# Leaves vmlinuz, initrd.img, root.qcow2 and packages.txt in FOLDER; .deb files are kept in the cache folder beside it.
 # Needs root, mmdebstrap, e2fsprogs, qemu-utils. Takes about 2 min and 140 MiB of downloads the first time.
 set -euo pipefail
-suite=${1:-trixie} arch=${2:-amd64}
+suite=$1 arch=$2 final=$3
 here=$(cd "$(dirname "$0")" && pwd)
-dir=${VM_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/leadville-vm}
-out=$dir/img-$suite-$arch cache=$dir/cache/$suite-$arch
+dir=$(dirname "$final") out=$final.new
+cache=$dir/cache/$suite-$arch
 mirror=$("$here/mirror.sh")
-mkdir -p "$out" "$cache"
+rm -rf "$out"; mkdir -p "$out" "$cache"
 root=$(mktemp -d "$dir/root.XXXXXX"); trap 'rm -rf "$root"' EXIT; chmod 755 "$root"
 # Like Pi OS, the guest keeps time with systemd-timesyncd until something replaces it. Real NTP servers run on the host
 # (the guest sees them at 10.0.2.2:PORT): one inside would serve the very clock under test. bluez is for the timer,
@@ -32,4 +32,5 @@ cp "$root"/boot/vmlinuz-* "$out/vmlinuz"; cp "$root"/boot/initrd.img-* "$out/ini
 chroot "$root" dpkg-query -W > "$out/packages.txt" || true
 mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1,root_owner=0:0 -L root -m 0 -d "$root" "$out/rootfs.ext4" 2G
 qemu-img convert -q -O qcow2 "$out/rootfs.ext4" "$out/root.qcow2"; rm -f "$out/rootfs.ext4"
-echo "$out: $(du -m "$out/root.qcow2" | cut -f1) MiB"
+rm -rf "$final"; mv "$out" "$final"
+echo "$final: $(du -m "$final/root.qcow2" | cut -f1) MiB"

@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """A booted machine, saved whole: each test starts from it in seconds instead of a boot of half a minute or more.
 
-  snap.py make [SUITE]   boot once, start bluetoothd and the fake timer, save memory and disk
-  snap.py test [SUITE]   restore, say how long it took, talk to the fake timer
+  snap.py image [SUITE [ARCH]]   print the folder of the image, whether it is there or not
+  snap.py make [SUITE]           boot once, start bluetoothd and the fake timer, save memory and disk; nothing if it is there
+  snap.py test [SUITE]           restore, say how long it took, talk to the fake timer
 
-The command line and the QEMU version must be those it was saved with; nothing is ever written back. The clock of a restored
-guest goes on from where it was saved: the test sets it.
+Both folders carry in their names what they were made from (the QEMU version and the command line too, which must be those of the
+snapshot), so that two versions of this repository never spoil each other's. Nothing is written back. The clock of a
+restored guest goes on from where it was saved: the test sets it.
 """
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,19 +18,37 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from vm import DIR, VM  # noqa: E402
+from vm import DIR, VM, command_line  # noqa: E402
 
 MACHINE = {"append": "mitigations=off nokaslr", "mem": 512, "smp": 2}
 TIMER = ("modprobe hci_vhci; modprobe sch_netem; systemctl start bluetooth; cd /root; "
          "(setsid python3 -u amg_vhci.py --ctl /run/amg.ctl > amg.log 2>&1 &); sleep 2; cat amg.log; python3 -c 'import bleak'")
 
 
-def folder(suite):
-    return f"{DIR}/booted-{suite}"
+def digest(files, *more):
+    total = hashlib.sha256("\0".join(more).encode())
+    for name in files:
+        with open(f"{HERE}/{name}", "rb") as f:
+            total.update(f.read())
+    return total.hexdigest()[:12]
+
+
+def image(suite="trixie", arch="amd64"):
+    made_from = digest(("build-image.sh", "guest/agent.py", "guest/customize.sh", "guest/vm-agent.service"))
+    return f"{DIR}/img-{suite}-{arch}-{made_from}"
+
+
+def folder(suite="trixie"):
+    version = subprocess.run(["qemu-system-x86_64", "--version"], check=True, capture_output=True, text=True).stdout
+    made_from = digest(("amg_vhci.py", "client_bleak.py"), image(suite), version, TIMER, *command_line("IMAGE", "FOLDER", **MACHINE))
+    return f"{DIR}/booted-{suite}-{made_from}"
 
 
 def make(suite="trixie"):
-    base, snap = f"{DIR}/img-{suite}-amd64", folder(suite)
+    base, snap = image(suite), folder(suite) + ".new"
+    if os.path.exists(folder(suite)):
+        os.utime(folder(suite))
+        return
     shutil.rmtree(snap, ignore_errors=True)
     os.makedirs(snap)
     for name in ("vmlinuz", "initrd.img"):
@@ -55,6 +76,7 @@ def make(suite="trixie"):
         print(f"saved: {os.path.getsize(snap + '/state') >> 20} MiB of memory, {os.path.getsize(snap + '/root.qcow2') >> 20} MiB of disk")
         vm.qmp("quit")
         vm.process.wait()
+    os.rename(snap, folder(suite))
 
 
 def load(suite="trixie", **changes):
@@ -85,4 +107,4 @@ def test(suite="trixie"):
 
 
 if __name__ == "__main__":
-    {"make": make, "test": test}[sys.argv[1]](*sys.argv[2:])
+    {"image": lambda *words: print(image(*words)), "make": make, "test": test}[sys.argv[1]](*sys.argv[2:])

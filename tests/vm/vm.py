@@ -2,7 +2,7 @@
 """Boot the test image in QEMU, run commands in it, copy files in and out. Standard library only.
 
 Commands go through an agent in the guest that listens on a virtio-serial port, so they work whatever a test does to the
-guest's network or clock. `vm.py 'COMMAND'…` boots the image, runs the commands and throws everything away.
+guest's network or clock. `vm.py --img FOLDER 'COMMAND'…` boots the image, runs the commands and throws everything away.
 """
 import argparse
 import base64
@@ -27,34 +27,36 @@ def accelerator():
     return "kvm" if able and os.environ.get("VM_ACCEL") == "kvm" else "tcg,thread=multi"
 
 
+def command_line(img, folder, accel=None, mem=512, smp=2, cpu="max", rtc=None, append="", persist=False, incoming=None, extra=()):
+    drive = f"if=none,id=d0,file={img}/root.qcow2,format=qcow2,snapshot={'off' if persist else 'on'},cache=unsafe,aio=threads"
+    kernel = f"root=/dev/vda rw console=ttyS0 quiet loglevel=4 systemd.show_status=0 {append}"
+    args = [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        "-M", "q35", "-cpu", cpu, "-accel", accel or accelerator(), "-m", str(mem), "-smp", str(smp),
+        "-kernel", img + "/vmlinuz", "-initrd", img + "/initrd.img", "-append", kernel,
+        "-drive", drive, "-device", "virtio-blk-pci,drive=d0",
+        "-chardev", f"file,id=con,path={folder}/console.log", "-serial", "chardev:con",
+        "-device", "virtio-serial-pci",
+        "-chardev", f"socket,id=ag,path={folder}/agent.sock,server=on,wait=off",
+        "-device", "virtserialport,chardev=ag,name=org.test.agent",
+        "-device", "virtio-rng-pci",
+        "-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off",
+        "-netdev", "user,id=n0,restrict=off", "-device", "virtio-net-pci,netdev=n0,romfile=",
+    ]
+    if rtc:
+        args += ["-rtc", rtc]
+    if incoming:
+        args += ["-incoming", incoming]
+    return args + list(extra)
+
+
 class VM:
     """One machine. `img` is a folder with vmlinuz, initrd.img and root.qcow2; nothing is written back unless `persist`."""
 
-    def __init__(self, img, accel=None, mem=512, smp=2, cpu="max", rtc=None, append="", persist=False, incoming=None, extra=()):
+    def __init__(self, img, **machine):
         self.dir = tempfile.mkdtemp(prefix="leadville-vm-", dir=os.environ.get("VM_TMP"))
-        self.console_log = self.dir + "/console.log"
-        self.agent_path, self.qmp_path = self.dir + "/agent.sock", self.dir + "/qmp.sock"
-        accel = accel or accelerator()
-        drive = f"if=none,id=d0,file={img}/root.qcow2,format=qcow2,snapshot={'off' if persist else 'on'},cache=unsafe,aio=threads"
-        kernel = f"root=/dev/vda rw console=ttyS0 quiet loglevel=4 systemd.show_status=0 {append}"
-        self.args = [
-            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-M", "q35", "-cpu", cpu, "-accel", accel, "-m", str(mem), "-smp", str(smp),
-            "-kernel", img + "/vmlinuz", "-initrd", img + "/initrd.img", "-append", kernel,
-            "-drive", drive, "-device", "virtio-blk-pci,drive=d0",
-            "-chardev", f"file,id=con,path={self.console_log}", "-serial", "chardev:con",
-            "-device", "virtio-serial-pci",
-            "-chardev", f"socket,id=ag,path={self.agent_path},server=on,wait=off",
-            "-device", "virtserialport,chardev=ag,name=org.test.agent",
-            "-device", "virtio-rng-pci",
-            "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
-            "-netdev", "user,id=n0,restrict=off", "-device", "virtio-net-pci,netdev=n0,romfile=",
-        ]
-        if rtc:
-            self.args += ["-rtc", rtc]
-        if incoming:
-            self.args += ["-incoming", incoming]
-        self.args += list(extra)
+        self.console_log, self.agent_path, self.qmp_path = (f"{self.dir}/{name}" for name in ("console.log", "agent.sock", "qmp.sock"))
+        self.args = command_line(img, self.dir, **machine)
         self.process = None
         self.requests = 0
         self.replies = {}
@@ -189,7 +191,7 @@ class VM:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--img", default=DIR + "/img-trixie-amd64")
+    parser.add_argument("--img", required=True, help="its folder: snap.py image")
     parser.add_argument("--rtc", help="for example base=2031-05-04T03:02:01,clock=vm")
     parser.add_argument("command", nargs="*")
     options = parser.parse_args()
