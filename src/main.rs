@@ -1,2 +1,6 @@
 //! The daemon and its commands.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leadville_timesync::cli::main()
+}

@@ -1,0 +1,132 @@
+//! The status, live: the same words, and small graphs of what was measured. Plain ANSI.
+use super::ask::{connect, history_of, status_of};
+use super::paint::{Paint, Tone};
+use super::positive_span;
+use super::say::{Done, Failure, say};
+use super::status::text;
+use super::words::{amount, sided};
+use crate::state::{Measurement, Status};
+use crate::units::Nanos;
+use clap::Args;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+/// `watch`
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// Look so often
+    #[arg(long, value_name = "SPAN", default_value = "1s", value_parser = positive_span)]
+    every: Nanos,
+}
+
+/// Clears the screen, home; clears the rest of a line; clears the rest of the screen.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+const HOME: &str = "\x1b[H";
+const REST_OF_LINE: &str = "\x1b[K";
+const REST_OF_SCREEN: &str = "\x1b[J";
+
+/// A screen that is drawn again and again in place.
+#[derive(Debug, Default)]
+pub struct Screen {
+    drawn: bool,
+}
+
+impl Screen {
+    /// What must be written to show `text` in place of what was shown before.
+    #[must_use]
+    pub fn draw(&mut self, text: &str) -> String {
+        let mut out = String::from(if self.drawn { HOME } else { CLEAR });
+        self.drawn = true;
+        for line in text.lines() {
+            let _ = write!(out, "{line}{REST_OF_LINE}\r\n");
+        }
+        out.push_str(REST_OF_SCREEN);
+        out
+    }
+}
+
+/// Shows the status until the user has seen enough.
+pub fn watch(socket: Option<&Path>, args: &Watch) -> Done {
+    let pause = args.every.get().clamp(100_000_000, 60_000_000_000).unsigned_abs();
+    let terminal = std::io::stdout().is_terminal();
+    let (paint, mut screen) = (Paint::for_stdout(), Screen::default());
+    // The first look fails in words; later ones are shown, for the daemon may come back.
+    let mut client = Some(connect(socket)?);
+    loop {
+        let seen = match client.take() {
+            Some(open) => Ok(open),
+            None => connect(socket),
+        }
+        .and_then(|mut open| {
+            let (status, _) = status_of(&mut open)?;
+            let history = history_of(&mut open)?;
+            client = Some(open);
+            Ok(view(&status, &history, paint))
+        });
+        let text = seen.unwrap_or_else(|failure: Failure| {
+            format!("{}\n\n{failure}\n", paint.on(Tone::Bad, "The daemon cannot be asked."))
+        });
+        say(&if terminal { screen.draw(&text) } else { format!("{text}\n") })?;
+        std::thread::sleep(Duration::from_nanos(pause));
+    }
+}
+
+/// Everything that `watch` shows at a moment. Pure.
+#[must_use]
+pub fn view(status: &Status, history: &[Measurement], paint: Paint) -> String {
+    let mut out = text(status, paint);
+    if history.is_empty() {
+        return out;
+    }
+    out.push('\n');
+    let last = &history[history.len().saturating_sub(60)..];
+    let graph = |out: &mut String, head: &str, values: Vec<f64>, show: fn(f64) -> String| {
+        let (low, high) = bounds(&values);
+        let head = format!("{}{}", paint.on(Tone::Heading, head), " ".repeat(9 - head.len()));
+        let (low, high) = if low < high {
+            (show(low), format!(" to {}", show(high)))
+        } else {
+            (show(low), String::new())
+        };
+        let _ = writeln!(out, "{head}{}  {low}{high}", sparks(&values));
+    };
+    graph(&mut out, "Offset", last.iter().map(|m| m.offset_us).collect(), sided);
+    graph(&mut out, "Bound", last.iter().map(|m| m.error_bound_us).collect(), amount);
+    graph(&mut out, "Rate", last.iter().map(|m| m.frequency_ppm).collect(), |ppm| {
+        format!("{ppm:+.3} ppm")
+    });
+    let celsius: Vec<f64> = last.iter().filter_map(|m| m.temperature_c).collect();
+    if !celsius.is_empty() {
+        graph(&mut out, "Heat", celsius, |c| format!("{c:.1} °C"));
+    }
+    let n = match last.len() {
+        1 => "the only measurement".to_owned(),
+        n => format!("the last {n} measurements, since {}", super::words::clock(&last[0].time)),
+    };
+    let _ = writeln!(out, "         {}", paint.on(Tone::Quiet, &n));
+    out
+}
+
+fn bounds(values: &[f64]) -> (f64, f64) {
+    values
+        .iter()
+        .filter(|v| v.is_finite())
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)))
+}
+
+/// A graph one line high; what is not a number leaves a gap.
+#[must_use]
+pub fn sparks(values: &[f64]) -> String {
+    const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let (low, high) = bounds(values);
+    values
+        .iter()
+        .map(|value| match value {
+            v if !v.is_finite() => ' ',
+            _ if low >= high => HEIGHTS[3],
+            v => HEIGHTS[(((v - low) / (high - low) * 7.0).round() as usize).min(7)],
+        })
+        .collect()
+}
