@@ -384,3 +384,6 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

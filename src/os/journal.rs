@@ -228,8 +228,7 @@ mod tests {
         let kept = Kept(Arc::clone(&text));
         let all = tracing_subscriber::registry().with(Threshold { level }).with(kept);
         tracing::subscriber::with_default(all, what);
-        let text = text.lock().unwrap().clone();
-        text
+        text.lock().unwrap().clone()
     }
 
     #[test]

@@ -333,3 +333,6 @@ const _: fn() = || {
     fn sendable<F: Future + Send>(_: impl FnOnce(SocketAddr, Duration) -> F) {}
     sendable(exchange);
 };
+
+#[cfg(test)]
+mod tests;

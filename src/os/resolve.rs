@@ -55,7 +55,7 @@ pub async fn resolve(name: &str, port: u16) -> Answer {
         Some(address) => vec![address],
         None => look_up(name, port).await?,
     };
-    usable(found)
+    usable(&found)
 }
 
 async fn look_up(name: &str, port: u16) -> Answer {
@@ -145,9 +145,9 @@ fn literal(name: &str, port: u16) -> Option<SocketAddr> {
 }
 
 /// Leaves out what cannot be a server and what is there twice.
-fn usable(found: Vec<SocketAddr>) -> Answer {
+fn usable(found: &[SocketAddr]) -> Answer {
     let mut kept = Vec::new();
-    for address in &found {
+    for address in found {
         if can_be_a_server(address.ip()) && !kept.contains(address) && kept.len() < MOST {
             kept.push(*address);
         }
@@ -300,7 +300,7 @@ mod tests {
             let ip = std::net::Ipv4Addr::from(0xc000_0200 + i % 100);
             (ip, 123).into()
         });
-        let kept = usable(found.collect()).unwrap();
+        let kept = usable(&found.collect::<Vec<_>>()).unwrap();
         assert_eq!(kept.len(), MOST);
         assert_eq!(kept.iter().collect::<std::collections::HashSet<_>>().len(), MOST);
     }
