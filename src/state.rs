@@ -1,6 +1,7 @@
 //! What the tasks may know of one another: one state, one lock, who is told.
 //!
 //! The lock never leaves this file, and no guard lives across an `.await`.
+use crate::config::Config;
 use crate::drift::{Alarm, AlertLimits, History};
 use crate::engine::View;
 use crate::units::{Nanos, RawTime, Reading, UtcTime};
@@ -278,6 +279,10 @@ pub struct ClockSection {
     pub last_sync: Option<UtcTime>,
     /// Requests sent.
     pub packets: u64,
+    /// What is wrong with the state directory.
+    pub trouble: Option<String>,
+    /// Another program steers this clock too.
+    pub foreign_steering: bool,
     /// How long |offset| + bound stays within the alert threshold, from now on.
     pub good_for: Option<Nanos>,
 }
@@ -334,6 +339,8 @@ pub enum Request {
     Step,
     /// Forget history and sums.
     Reset,
+    /// A new configuration.
+    Reconfigure(Box<Config>),
 }
 
 /// The answer.

@@ -262,6 +262,20 @@ impl Engine {
         self.sources.len() - 1
     }
 
+    /// A server is not configured any more: never asked again, no vote.
+    pub fn retire(&mut self, id: ServerId) {
+        self.sources[id].retired = true;
+        self.sources[id].void();
+        self.estimator.forget(id);
+        self.selected.retain(|&s| s != id);
+    }
+
+    /// Latest verified time, for the disk.
+    #[must_use]
+    pub fn mark(&self) -> Option<UtcTime> {
+        self.settings.mark
+    }
+
     /// A changed sync interval or changed rules (a reload).
     pub fn reconfigure(&mut self, sync_interval: Nanos, limits: discipline::Limits) {
         self.settings.sync_interval = sync_interval;
@@ -327,7 +341,7 @@ impl Engine {
     /// When to feed [`Input::Tick`], if nothing happens before.
     #[must_use]
     pub fn next_tick(&self) -> Option<RawTime> {
-        let polls = self.sources.iter().filter(|s| s.asked.is_none()).map(|s| s.next_poll);
+        let polls = self.sources.iter().filter(|s| s.asked.is_none() && !s.retired).map(|s| s.next_poll);
         let locks = self.discipline.locks.iter().map(|l| l.until);
         let patience = (!self.fixed && !self.waited)
             .then(|| self.first_asked.map(|t| t + FIRST_FIX_PATIENCE + Nanos::from_millis(1)));
@@ -575,7 +589,7 @@ impl Engine {
         let trusted = self.selected.iter().any(|&i| self.sources[i].spec.trust);
         let enough = match self.selected.len() {
             0 => false,
-            1 if self.sources.len() == 1 || trusted => samples >= 2,
+            1 if self.sources.iter().filter(|s| !s.retired).count() == 1 || trusted => samples >= 2,
             1 => samples >= 4 || (waited && samples >= 2),
             _ => true,
         };
@@ -855,7 +869,7 @@ impl Engine {
     fn ask(&mut self, now: Reading) {
         for id in 0..self.sources.len() {
             let s = &mut self.sources[id];
-            if s.asked.is_none() && s.next_poll <= now.raw {
+            if s.asked.is_none() && !s.retired && s.next_poll <= now.raw {
                 s.ask(now.raw);
                 self.first_asked.get_or_insert(now.raw);
                 self.outputs.push(Output::Ask(id));

@@ -53,6 +53,8 @@ pub enum Standing {
 pub struct Source {
     /// What it is.
     pub spec: ServerSpec,
+    /// Not configured any more.
+    pub retired: bool,
     /// When to ask next.
     pub next_poll: RawTime,
     /// The request under way.
@@ -85,6 +87,7 @@ impl Source {
     pub fn new(spec: ServerSpec, now: RawTime) -> Self {
         Self {
             spec,
+            retired: false,
             next_poll: now,
             asked: None,
             last_asked: None,

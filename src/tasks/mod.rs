@@ -1,7 +1,29 @@
-//! The three loops of the daemon. (Written next.)
-use crate::config::Config;
+//! The three loops of the daemon, and what joins them: start, signals, stop.
+pub mod control;
+pub mod memory;
+pub mod monitor;
+pub mod resync;
+pub mod servers;
+pub mod tell;
+pub mod world;
+
+use crate::config::{Config, Level};
+use crate::drift::AlertLimits;
+use crate::os::control::{self as socket, Listener};
+use crate::os::journal::{self, message_id};
+use crate::os::{clock, notify};
+use crate::sim;
+use crate::state::{Request, Shared};
+use crate::units::Nanos;
+use memory::Memory;
+use resync::Resync;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tracing::{error, info, warn};
+use world::World;
 
 /// How the daemon was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,9 +45,193 @@ pub struct Simulate {
     pub plain: bool,
 }
 
+/// Where requests about timers go.
+#[derive(Clone)]
+pub struct TimerDesk {}
+
+impl TimerDesk {
+    /// Answers one request.
+    #[allow(clippy::unused_async, reason = "the bridge answers over a channel")]
+    pub async fn answer(&self, _: &str, _: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
+
+fn alert_limits(config: &Config) -> AlertLimits {
+    AlertLimits {
+        threshold: config.alert.drift_threshold,
+        clear_below: config.alert.clear_below,
+        severe: config.alert.severe,
+    }
+}
+
+fn level(config: &Config, quiet: bool) -> tracing::Level {
+    if quiet {
+        return tracing::Level::ERROR;
+    }
+    match config.log.level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    }
+}
+
 /// Runs the daemon until it is told to stop.
 #[must_use]
-pub fn run(_config: Config, _options: Options) -> ExitCode {
-    eprintln!("leadville-timesync: the daemon is not built yet");
-    ExitCode::FAILURE
+pub fn run(config: Config, options: Options) -> ExitCode {
+    let live = options.simulate.is_some_and(|s| !s.plain) && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    journal::init(level(&config, live));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error!("the runtime cannot start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let local = LocalSet::new();
+    let code = local.block_on(&runtime, daemon(config, options, live));
+    drop(local);
+    // Lookups that hang in the resolver must not hold up a stop.
+    runtime.shutdown_background();
+    code
+}
+
+fn prepare(mut config: Config, options: &Options) -> (Config, World, Option<String>) {
+    match options.simulate {
+        None => {
+            let (world, why) = World::real(&config);
+            (config, world, why)
+        }
+        Some(simulate) => {
+            // A newcomer should see something happen: four servers, one of them lying.
+            if config.ntp.sync_interval >= Nanos::from_secs(300) {
+                config.ntp.sync_interval = Nanos::from_secs(16);
+            }
+            let names = ["one.simulated", "two.simulated", "liar.simulated", "lossy.simulated"];
+            config.ntp.servers =
+                names.iter().filter_map(|n| crate::config::ServerEntry::named(n).ok()).collect();
+            config.ntp.enabled = true;
+            let scenario = sim::scenario("S5").unwrap_or_else(|| unreachable!("S5 is in the table"));
+            (config, World::simulated(scenario, simulate.seed), None)
+        }
+    }
+}
+
+async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
+    let started = clock::monotonic_now();
+    let (config, world, steering_why) = prepare(config, &options);
+    let simulated = options.simulate.is_some();
+    let given = options.socket.clone().or_else(|| (!simulated).then(|| config.control.socket.clone()));
+    let place = socket::own_place(given.as_deref());
+    let group = (!simulated && !config.control.group.is_empty()).then_some(config.control.group.as_str());
+    let listener = match Listener::bind(&place, group) {
+        Ok((listener, note)) => {
+            if let Some(note) = note {
+                warn!(MESSAGE_ID = message_id(journal::Event::Control), EVENT = "control", "{note}");
+            }
+            listener
+        }
+        Err(e) => {
+            // A second instance would steer the same clock: it must not run. Anything else that
+            // is wrong with the socket is no reason to leave the clock alone.
+            error!(MESSAGE_ID = message_id(journal::Event::Control), EVENT = "control", "{e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime_dir = place.parent().map(PathBuf::from).filter(|_| !simulated);
+    let state_dir = (!simulated).then(|| config.state.directory.clone());
+    let memory = Memory::open(state_dir.as_deref(), runtime_dir);
+    let (shared, inbox) =
+        Shared::new(alert_limits(&config), config.ntp.sync_interval, config.ntp.enabled);
+    if let Some(why) = &steering_why {
+        info!(
+            MESSAGE_ID = message_id(journal::Event::MonitorOnly),
+            EVENT = "monitor_only",
+            "the clock is only watched: {why}"
+        );
+    }
+    info!(
+        MESSAGE_ID = message_id(journal::Event::Started),
+        EVENT = "started",
+        "leadville-timesync {} runs; ask it on {}",
+        env!("CARGO_PKG_VERSION"),
+        place.display()
+    );
+    let (tell_stop, stop) = watch::channel(false);
+    let desk = control::Desk {
+        shared: shared.clone(),
+        started,
+        default_lock: config.lock.default_length,
+        timers: None,
+    };
+    let resync = Resync::new(config, world, steering_why, memory, shared.clone());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn_local(resync.run(inbox, stop.clone()));
+    tasks.spawn_local(monitor::run(shared.clone(), stop.clone()));
+    tasks.spawn_local(control::run(listener, desk, stop.clone()));
+    notify::ready();
+    if live {
+        let place = place.clone();
+        let _ = std::thread::Builder::new()
+            .name("view".into())
+            .spawn(move || crate::cli::watch::follow(&place));
+    }
+    signals(&options, &shared, &mut tasks).await;
+    notify::stopping();
+    let _ = tell_stop.send(true);
+    let stopped = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(800), stopped).await;
+    info!(MESSAGE_ID = message_id(journal::Event::Stopped), EVENT = "stopped", "stopped");
+    ExitCode::SUCCESS
+}
+
+/// Waits for the end; SIGHUP reads the configuration again and keeps the old one if it is bad.
+async fn signals(options: &Options, shared: &Shared, tasks: &mut tokio::task::JoinSet<()>) {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    let [Ok(mut term), Ok(mut int), Ok(mut hup)] = kinds.map(signal) else {
+        error!("signals cannot be caught");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => return,
+            _ = int.recv() => return,
+            _ = hup.recv() => reload(options, shared).await,
+            Some(ended) = tasks.join_next() => {
+                if let Err(e) = ended {
+                    error!("a task of the daemon failed: {e}");
+                }
+                return;
+            }
+        }
+    }
+}
+
+async fn reload(options: &Options, shared: &Shared) {
+    notify::reloading();
+    let loaded = options.file.as_deref().map(Config::load);
+    match loaded {
+        None => info!("no configuration file to read again; the defaults stay"),
+        Some(Err(e)) => warn!(
+            MESSAGE_ID = message_id(journal::Event::BadConfig),
+            EVENT = "bad_config",
+            "{e}; the old configuration stays"
+        ),
+        Some(Ok(_)) if options.simulate.is_some() => {
+            info!("the simulated world keeps its servers");
+        }
+        Some(Ok(config)) => {
+            shared.reconfigure(alert_limits(&config), config.ntp.sync_interval);
+            shared.ask(Request::Reconfigure(Box::new(config))).await;
+            info!(
+                MESSAGE_ID = message_id(journal::Event::Reloaded),
+                EVENT = "reloaded",
+                "the configuration was read again"
+            );
+        }
+    }
+    notify::ready();
 }

@@ -1,0 +1,220 @@
+//! What survives a restart: the drift file, the clock file, the steps that count, addresses.
+use crate::engine::Engine;
+use crate::engine::discipline::Spent;
+use crate::engine::estimator::DriftMemory;
+use crate::os::journal::{self, message_id};
+use crate::os::resolve::LastGood;
+use crate::os::store::{Durability, StateDir};
+use crate::units::{Nanos, RawTime, UtcTime};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use tracing::warn;
+
+const DRIFT: &str = "drift";
+const ADDRESSES: &str = "addresses";
+const SETTLED: &str = "timesync.settled";
+
+/// The drift file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The crystal.
+    pub crystal: Option<DriftMemory>,
+    /// Latest verified time, s since 1970.
+    pub mark_s: Option<i64>,
+    /// Steps that count.
+    #[serde(default)]
+    pub steps: Vec<Spent>,
+    /// When it was written, s since 1970.
+    #[serde(default)]
+    pub saved_s: i64,
+}
+
+impl Kept {
+    /// Drops what cannot be: a damaged file must not be worse than none.
+    fn sane(mut self, built: UtcTime) -> Self {
+        let century = built.as_nanos() / 1_000_000_000 + 100 * 31_556_952;
+        let sound = |m: &DriftMemory| {
+            m.frequency_ppm.is_finite()
+                && m.frequency_ppm.abs() <= 5_000.0
+                && m.sd_ppm.is_finite()
+                && m.sd_ppm > 0.0
+        };
+        self.crystal = self.crystal.filter(sound);
+        self.mark_s = self.mark_s.filter(|s| (0..century).contains(s));
+        self.steps.retain(|s| s.span_ns >= 0 && (0..century).contains(&s.at_s));
+        self.steps.truncate(64);
+        self
+    }
+}
+
+/// The state directory, and what went wrong with it.
+#[derive(Debug)]
+pub struct Memory {
+    dir: Option<StateDir>,
+    /// Why nothing is kept, for `status`.
+    pub trouble: Option<String>,
+    runtime: Option<PathBuf>,
+    addresses: LastGood,
+    clock_due: Option<RawTime>,
+    drift_due: Option<RawTime>,
+}
+
+impl Memory {
+    /// Opens the directory; without one the daemon runs and says so.
+    #[must_use]
+    pub fn open(path: Option<&Path>, runtime: Option<PathBuf>) -> Self {
+        let (dir, trouble) = match path.map(StateDir::open) {
+            None => (None, None),
+            Some(Ok(dir)) => (Some(dir), None),
+            Some(Err(e)) => {
+                let trouble = format!("nothing is remembered over a restart: {e}");
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::StateFile),
+                    EVENT = "state_file",
+                    "{trouble}"
+                );
+                (None, Some(trouble))
+            }
+        };
+        let mut memory = Self {
+            dir,
+            trouble,
+            runtime,
+            addresses: LastGood::default(),
+            clock_due: None,
+            drift_due: None,
+        };
+        if let Some(text) = memory.load(ADDRESSES) {
+            memory.addresses = LastGood::from_text(&text);
+        }
+        memory
+    }
+
+    fn load(&mut self, name: &str) -> Option<String> {
+        match self.dir.as_ref()?.load(name) {
+            Ok(text) => text,
+            Err(e) => {
+                self.complain(&format!("a state file is not used: {e}"));
+                None
+            }
+        }
+    }
+
+    fn complain(&mut self, sentence: &str) {
+        if self.trouble.as_deref() != Some(sentence) {
+            warn!(
+                MESSAGE_ID = message_id(journal::Event::StateFile),
+                EVENT = "state_file",
+                "{sentence}"
+            );
+            self.trouble = Some(sentence.to_owned());
+        }
+    }
+
+    /// The drift file, as far as it makes sense.
+    pub fn kept(&mut self, built: UtcTime) -> Kept {
+        let Some(text) = self.load(DRIFT) else { return Kept::default() };
+        match serde_json::from_str::<Kept>(&text) {
+            Ok(kept) => kept.sane(built),
+            Err(e) => {
+                self.complain(&format!("the drift file is damaged and starts anew: {e}"));
+                Kept::default()
+            }
+        }
+    }
+
+    /// The last good addresses.
+    #[must_use]
+    pub fn addresses(&self) -> &LastGood {
+        &self.addresses
+    }
+
+    /// The time of the clock file.
+    #[must_use]
+    pub fn clock(&self) -> Option<UtcTime> {
+        self.dir.as_ref().and_then(StateDir::kept_clock)
+    }
+
+    /// Whether this boot was synchronised before.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.runtime.as_ref().is_some_and(|dir| dir.join(SETTLED).is_file())
+    }
+
+    /// Notes that this boot is synchronised; told to systemd's waiters too.
+    pub fn settle(&self) {
+        let Some(dir) = &self.runtime else { return };
+        let _ = std::fs::write(dir.join(SETTLED), "");
+        let _ = std::fs::write("/run/systemd/timesync/synchronized", "");
+    }
+
+    /// Keeps addresses that worked.
+    pub fn remember_addresses<'a>(
+        &mut self,
+        good: impl Iterator<Item = (&'a str, Vec<std::net::IpAddr>)>,
+        durability: Durability,
+    ) {
+        let mut changed = false;
+        for (name, addresses) in good {
+            changed |= self.addresses.remember(name, &addresses);
+        }
+        if changed {
+            let text = self.addresses.text();
+            self.save(ADDRESSES, &text, durability);
+        }
+    }
+
+    fn save(&mut self, name: &str, text: &str, durability: Durability) {
+        let Some(dir) = &self.dir else { return };
+        match dir.save(name, text, durability) {
+            Ok(()) => self.trouble = None,
+            Err(e) => self.complain(&format!("a state file cannot be written: {e}")),
+        }
+    }
+
+    /// Writes what is due. `still` while the clock is held: then nothing waits for the disk.
+    pub fn tick(&mut self, now: RawTime, utc: UtcTime, engine: &Engine, every: (Nanos, Nanos), still: bool) {
+        if self.clock_due.is_none_or(|t| t <= now) {
+            self.clock_due = Some(now + every.0);
+            self.keep_clock(utc);
+        }
+        let due = *self.drift_due.get_or_insert(now + Nanos::from_secs(60));
+        if due <= now {
+            self.drift_due = Some(now + every.1);
+            self.keep_drift(utc, engine, still);
+        }
+    }
+
+    /// When the next write is due.
+    #[must_use]
+    pub fn due(&self) -> Option<RawTime> {
+        self.dir.as_ref()?;
+        self.clock_due.into_iter().chain(self.drift_due).min()
+    }
+
+    /// Keeps the time of day, never backwards by itself.
+    pub fn keep_clock(&mut self, utc: UtcTime) {
+        let Some(dir) = &self.dir else { return };
+        if let Err(e) = dir.touch_clock(utc) {
+            self.complain(&format!("the clock file cannot be written: {e}"));
+        }
+    }
+
+    /// Keeps what was learned.
+    pub fn keep_drift(&mut self, utc: UtcTime, engine: &Engine, still: bool) {
+        let kept = Kept {
+            crystal: engine.memory(),
+            mark_s: engine.mark().map(|m| m.as_nanos().div_euclid(1_000_000_000)),
+            steps: engine.spent().to_vec(),
+            saved_s: utc.as_nanos().div_euclid(1_000_000_000),
+        };
+        // What was learned before is not overwritten by having learned nothing yet.
+        if kept.crystal.is_none() {
+            return;
+        }
+        if let Ok(text) = serde_json::to_string(&kept) {
+            let durability = if still { Durability::Whenever } else { Durability::Now };
+            self.save(DRIFT, &text, durability);
+        }
+    }
+}

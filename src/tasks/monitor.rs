@@ -1,0 +1,87 @@
+//! The drift monitor: history, grades and the alert.
+use super::tell::{ms, stamp};
+use crate::drift::Notice;
+use crate::os::journal::{self, message_id};
+use crate::os::notify;
+use crate::state::{Quality, Shared};
+use serde_json::json;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// Runs until told to stop.
+pub async fn run(shared: Shared, mut stop: watch::Receiver<bool>) {
+    let mut last_line = String::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            () = shared.changed() => {}
+        }
+        let judged = shared.monitor(|clock, drift, fresh| {
+            for measurement in fresh {
+                drift.history.push(measurement);
+            }
+            let clock = clock?;
+            let view = &clock.view;
+            let bound = view.estimate.map(|e| e.bound);
+            // The clock as it is, not the measurement that is being corrected at this moment.
+            let worst = view.offset.zip(bound).map(|(o, b)| o.abs() + b);
+            let notice = drift.alarm.judge(clock.reading.utc, worst);
+            Some((notice, clock.reading, worst, view.offset, drift.alarm.limits))
+        });
+        let Some((notice, reading, worst, offset, limits)) = judged else { continue };
+        let offset_us = offset.map(crate::units::Nanos::as_micros_f64);
+        let mut event = match notice {
+            None => json!(null),
+            Some(Notice::Raised(worst)) => {
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::Alert),
+                    EVENT = "alert",
+                    OFFSET_US = offset_us,
+                    QUALITY = Quality::of(worst).name(),
+                    "the clock may be {} wrong; the limit is {}",
+                    ms(worst),
+                    ms(limits.threshold)
+                );
+                json!({"event": "alert", "level": "drift", "worst_us": worst.as_micros_f64(),
+                       "drift_ms": offset_us.map(|o| o * 1e-3)})
+            }
+            Some(Notice::Severe(worst)) => {
+                tracing::error!(
+                    MESSAGE_ID = message_id(journal::Event::Alert),
+                    EVENT = "alert",
+                    OFFSET_US = offset_us,
+                    QUALITY = Quality::of(worst).name(),
+                    "the clock may be {} wrong, far beyond the limit of {}: do not trust its times",
+                    ms(worst),
+                    ms(limits.threshold)
+                );
+                json!({"event": "alert", "level": "severe", "worst_us": worst.as_micros_f64(),
+                       "drift_ms": offset_us.map(|o| o * 1e-3)})
+            }
+            Some(Notice::Cleared(was)) => {
+                info!(
+                    MESSAGE_ID = message_id(journal::Event::AlertCleared),
+                    EVENT = "alert_cleared",
+                    OFFSET_US = offset_us,
+                    "the clock is within {} again; it was up to {} wrong",
+                    ms(limits.clear_below),
+                    ms(was)
+                );
+                json!({"event": "alert_cleared", "worst_us": was.as_micros_f64()})
+            }
+        };
+        if !event.is_null() {
+            stamp(&mut event, reading);
+            shared.tell(event);
+        }
+        // systemctl status shows one line; told only when its words change.
+        let grade = worst.map_or(Quality::Unknown, Quality::of);
+        let phase = shared.read(|s| s.clock.as_ref().map(|c| c.view.phase)).unwrap_or_default();
+        let line = format!("{}, {}", phase.name(), grade.name());
+        if line != last_line {
+            notify::status(&line);
+            last_line = line;
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! One line in the journal and one event for subscribers per change of state, not per retry.
+use crate::engine::discipline::Refusal;
+use crate::engine::packet::Rejected;
+use crate::engine::{Engine, Event, Phase, ServerId};
+use crate::os::journal::{self, message_id};
+use crate::state::{Quality, Shared};
+use crate::units::{Nanos, RawTime, Reading};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use tracing::{debug, info, warn};
+
+/// The same complaint about the same server is repeated after so long.
+const QUIET: Nanos = Nanos::from_secs(600);
+
+/// What was said when, so that it is not said again at once.
+#[derive(Debug, Default)]
+pub struct Teller {
+    said: HashMap<(ServerId, usize), RawTime>,
+    phase: Phase,
+}
+
+impl Phase {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Restored => "restored",
+            Self::Unsynchronised => "unsynchronised",
+            Self::Synchronised => "synchronised",
+            Self::Holdover => "holdover",
+            Self::Frozen => "frozen",
+        }
+    }
+}
+
+/// A span in milliseconds, for sentences.
+#[must_use]
+pub fn ms(span: Nanos) -> String {
+    let ms = span.as_millis_f64();
+    if ms.abs() < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
+}
+
+impl Teller {
+    /// Says what happened.
+    pub fn tell(&mut self, now: Reading, engine: &Engine, event: &Event, shared: &Shared) {
+        let name = |id: ServerId| {
+            engine.sources().get(id).map_or_else(String::new, |s| s.spec.name.clone())
+        };
+        let mut out = match event {
+            Event::Sync { server, offset, bound, frequency } => {
+                let quality = Quality::of(offset.abs() + *bound);
+                let source = name(*server);
+                debug!(
+                    EVENT = "sync",
+                    OFFSET_US = offset.as_micros_f64(),
+                    ERROR_BOUND_US = bound.as_micros_f64(),
+                    FREQUENCY_PPM = frequency.get(),
+                    QUALITY = quality.name(),
+                    SOURCE = source.as_str(),
+                    "measured {} from {source}, within {}",
+                    ms(*offset),
+                    ms(*bound)
+                );
+                json!({"event": "sync", "source": source, "offset_us": offset.as_micros_f64(),
+                       "error_bound_us": bound.as_micros_f64(), "frequency_ppm": frequency.get(),
+                       "quality": quality})
+            }
+            Event::Phase(phase, why) => self.phase(now, engine, *phase, why.as_deref()),
+            Event::Stepped(by, why) => {
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::Step),
+                    EVENT = "step",
+                    OFFSET_US = by.as_micros_f64(),
+                    "clock stepped by {by}: {why}"
+                );
+                json!({"event": "step", "offset_us": by.as_micros_f64(), "why": why})
+            }
+            Event::ForeignStep(by) => {
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::ForeignStep),
+                    EVENT = "foreign_step",
+                    OFFSET_US = by.as_micros_f64(),
+                    "somebody else set the clock by {by}; asking the servers"
+                );
+                json!({"event": "foreign_step", "offset_us": by.as_micros_f64()})
+            }
+            Event::Dropped(id, why) => return self.dropped(now, *id, *why, &name(*id)),
+            Event::Silent(id, why) => {
+                let source = name(*id);
+                self.say(now.raw, *id, Rejected::COUNT, || {
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
+                        EVENT = "source_left_out",
+                        SOURCE = source.as_str(),
+                        "{source} does not answer: {why}"
+                    );
+                });
+                json!({"event": "source_silent", "source": source, "why": why.to_string()})
+            }
+            Event::Heard(id) => {
+                let source = name(*id);
+                self.say(now.raw, *id, Rejected::COUNT + 1, || {
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
+                        EVENT = "source_used",
+                        SOURCE = source.as_str(),
+                        "{source} answers again"
+                    );
+                });
+                json!({"event": "source_heard", "source": source})
+            }
+            Event::Outvoted(id, by) => {
+                let source = name(*id);
+                self.say(now.raw, *id, Rejected::COUNT + 2, || {
+                    warn!(
+                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
+                        EVENT = "source_left_out",
+                        SOURCE = source.as_str(),
+                        OFFSET_US = by.as_micros_f64(),
+                        "{source} is left out: {by} away from the majority"
+                    );
+                });
+                json!({"event": "source_outvoted", "source": source, "offset_us": by.as_micros_f64()})
+            }
+            Event::Agrees(id) => {
+                let source = name(*id);
+                self.say(now.raw, *id, Rejected::COUNT + 3, || {
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
+                        EVENT = "source_used",
+                        SOURCE = source.as_str(),
+                        "{source} agrees with the majority again"
+                    );
+                });
+                json!({"event": "source_agrees", "source": source})
+            }
+            Event::Refused(refusal) => {
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::Frozen),
+                    EVENT = "refused",
+                    "{refusal}"
+                );
+                let foreign = matches!(refusal, Refusal::Foreign);
+                json!({"event": "refused", "why": refusal.to_string(), "foreign": foreign})
+            }
+            Event::Lock(who, true) => {
+                info!(
+                    MESSAGE_ID = message_id(journal::Event::Lock),
+                    EVENT = "lock",
+                    "the clock is held still for {who}"
+                );
+                json!({"event": "lock", "name": who})
+            }
+            Event::Lock(who, false) => {
+                info!(
+                    MESSAGE_ID = message_id(journal::Event::Unlock),
+                    EVENT = "unlock",
+                    "the clock is free again: {who} has ended"
+                );
+                json!({"event": "unlock", "name": who})
+            }
+            Event::DateOverridden => {
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::State),
+                    EVENT = "date_overridden",
+                    "three operators agree for ten minutes on a date outside this program's life; \
+                     believing them: install a newer version"
+                );
+                json!({"event": "date_overridden"})
+            }
+            Event::Slept(span) => {
+                info!(EVENT = "slept", "the machine slept for {span}; measuring anew");
+                json!({"event": "slept", "span_s": span.as_secs_f64()})
+            }
+        };
+        stamp(&mut out, now);
+        shared.tell(out);
+    }
+
+    fn phase(&mut self, now: Reading, engine: &Engine, phase: Phase, why: Option<&str>) -> Value {
+        let view = engine.view(now);
+        let (offset, bound) = (view.offset, view.estimate.map(|e| e.bound));
+        let quality = offset.zip(bound).map_or(Quality::Unknown, |(o, b)| Quality::of(o.abs() + b));
+        let id = match (phase, self.phase) {
+            (Phase::Frozen, _) => journal::Event::Frozen,
+            (Phase::Synchronised, Phase::Frozen) => journal::Event::Thawed,
+            _ => journal::Event::State,
+        };
+        let sentence = match phase {
+            Phase::Synchronised if view.verified => "synchronised with agreeing servers".to_owned(),
+            Phase::Synchronised => "synchronised, unverified: one source only".to_owned(),
+            Phase::Holdover => {
+                let within = bound.map_or_else(|| "an unknown bound".into(), ms);
+                format!("no usable answer; holding over on the learned frequency, within {within}")
+            }
+            Phase::Frozen => "steering is frozen".to_owned(),
+            Phase::Unsynchronised => "not synchronised".to_owned(),
+            Phase::Starting => "measuring anew".to_owned(),
+            Phase::Restored => "the saved time is set; behind by however long the power was off".into(),
+        };
+        let sentence = why.map_or_else(|| sentence.clone(), |why| format!("{sentence}: {why}"));
+        self.phase = phase;
+        // Unknown figures are left out rather than shown as zero.
+        match (offset, bound) {
+            (Some(offset), Some(bound)) => info!(
+                MESSAGE_ID = message_id(id),
+                EVENT = "state",
+                STATE = phase.name(),
+                OFFSET_US = offset.as_micros_f64(),
+                ERROR_BOUND_US = bound.as_micros_f64(),
+                FREQUENCY_PPM = view.frequency.get(),
+                QUALITY = quality.name(),
+                SOURCE = used(engine).as_str(),
+                "{sentence}"
+            ),
+            _ => info!(
+                MESSAGE_ID = message_id(id),
+                EVENT = "state",
+                STATE = phase.name(),
+                QUALITY = quality.name(),
+                "{sentence}"
+            ),
+        }
+        json!({"event": "state", "state": phase.name(), "why": why, "verified": view.verified,
+               "message": sentence})
+    }
+
+    fn dropped(&mut self, now: Reading, id: ServerId, why: Rejected, source: &str) {
+        self.say(now.raw, id, why.index(), || {
+            warn!(
+                MESSAGE_ID = message_id(journal::Event::SourceRejected),
+                EVENT = "source_rejected",
+                SOURCE = source,
+                "a reply of {source} is not used: {why}"
+            );
+        });
+    }
+
+    fn say(&mut self, now: RawTime, id: ServerId, what: usize, line: impl FnOnce()) {
+        let last = self.said.get(&(id, what));
+        if last.is_none_or(|t| now - *t >= QUIET) {
+            self.said.insert((id, what), now);
+            line();
+        }
+    }
+}
+
+fn used(engine: &Engine) -> String {
+    let selected = engine.sources().iter().filter(|s| {
+        matches!(s.standing, crate::engine::source::Standing::Selected) && !s.retired
+    });
+    selected.map(|s| s.spec.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// Adds when it happened.
+pub fn stamp(event: &mut Value, now: Reading) {
+    if let Some(object) = event.as_object_mut() {
+        object.insert("utc".into(), now.utc.iso(6).into());
+        object.insert("raw_ns".into(), now.raw.as_nanos().into());
+    }
+}
