@@ -1,0 +1,66 @@
+# Everything a newcomer or CI runs. Each target sets up what it needs (Debian, apt).
+CARGO ?= cargo
+.PHONY: run test lint vm-test vm-test-package vm-test-timer deb deb-arm64 deb-reproducible \
+        bench-accuracy bench-footprint fuzz soak setup licences
+
+setup:
+	tests/setup.sh
+
+# The real daemon on a simulated crystal and embedded servers: no privilege, no network, and the
+# machine's own clock is never touched. Look at it from a second terminal:
+# target/debug/leadville-timesync status
+run: setup
+	$(CARGO) run --locked -- run --simulate
+
+test: setup
+	$(CARGO) test --locked
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	python3 tests/licences.py
+
+licences:
+	python3 tests/licences.py
+
+# A Debian guest with its own kernel clock.
+vm-test:
+	tests/vm/setup.sh
+	$(CARGO) build --locked --release --bins
+	python3 tests/vm/run.py target/release/leadville-timesync
+
+vm-test-timer:
+	tests/vm/setup.sh
+	$(CARGO) build --locked --release --bins
+	python3 tests/vm/timer.py target/release/leadville-timesync
+
+vm-test-package: deb
+	tests/vm/setup.sh
+	python3 tests/package/run.py
+
+deb:
+	debian/build.sh amd64
+
+deb-arm64:
+	debian/build.sh arm64
+
+deb-reproducible:
+	debian/build.sh --twice
+
+bench-accuracy:
+	$(CARGO) build --locked --release --bins
+	python3 tests/bench/accuracy.py --write
+
+bench-footprint:
+	tests/setup.sh
+	$(CARGO) build --locked --release --bins
+	python3 tests/bench/footprint.py --write
+
+SECONDS ?= 20
+fuzz:
+	tests/fuzz/run.sh $(SECONDS)
+
+MINUTES ?= 30
+soak:
+	$(CARGO) build --locked --release --bins
+	python3 tests/bench/soak.py --minutes $(MINUTES)
