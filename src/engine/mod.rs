@@ -341,7 +341,8 @@ impl Engine {
     /// When to feed [`Input::Tick`], if nothing happens before.
     #[must_use]
     pub fn next_tick(&self) -> Option<RawTime> {
-        let polls = self.sources.iter().filter(|s| s.asked.is_none() && !s.retired).map(|s| s.next_poll);
+        let polls =
+            self.sources.iter().filter(|s| s.asked.is_none() && !s.retired).map(|s| s.next_poll);
         let locks = self.discipline.locks.iter().map(|l| l.until);
         let patience = (!self.fixed && !self.waited)
             .then(|| self.first_asked.map(|t| t + FIRST_FIX_PATIENCE + Nanos::from_millis(1)));

@@ -178,7 +178,14 @@ impl Desk {
             _ => {}
         }
         let known = [
-            "sync-now", "lock", "unlock", "step", "reset", "set-time", "timer-scan", "timer-send",
+            "sync-now",
+            "lock",
+            "unlock",
+            "step",
+            "reset",
+            "set-time",
+            "timer-scan",
+            "timer-send",
             "timer-calibrate",
         ];
         if !known.contains(&verb) {
@@ -234,7 +241,9 @@ impl Desk {
             None | Some(Value::Null) => self.default_lock.as_secs_f64(),
             Some(value) => match value.as_f64() {
                 Some(s) if s > 0.0 && s <= LONGEST_LOCK_S => s,
-                _ => return refusal("for_s is a number of seconds, above 0 and up to 7 days", None),
+                _ => {
+                    return refusal("for_s is a number of seconds, above 0 and up to 7 days", None);
+                }
             },
         };
         let answer = self.shared.ask(Request::Lock(name, Nanos::from_secs_f64(seconds))).await;
@@ -259,13 +268,17 @@ impl Desk {
         if raw.saturating_sub(raw_now).saturating_abs() > STAMP_RANGE {
             return refusal(
                 "that instant is more than two days away",
-                Some("raw_ns counts CLOCK_MONOTONIC_RAW, monotonic_ns CLOCK_MONOTONIC, of this boot"),
+                Some(
+                    "raw_ns counts CLOCK_MONOTONIC_RAW, monotonic_ns CLOCK_MONOTONIC, of this boot",
+                ),
             );
         }
         match self.shared.stamp(RawTime::from_nanos(raw)).await {
             Some(stamp) => json!({"v": PROTOCOL, "reply": "stamp", "utc": stamp.utc.iso(9),
                 "utc_ns": stamp.utc.as_nanos(), "bound_us": stamp.bound.as_micros_f64()}),
-            None => refusal("the time is not known yet", Some("wait for the first synchronisation")),
+            None => {
+                refusal("the time is not known yet", Some("wait for the first synchronisation"))
+            }
         }
     }
 

@@ -173,7 +173,14 @@ impl Memory {
     }
 
     /// Writes what is due. `still` while the clock is held: then nothing waits for the disk.
-    pub fn tick(&mut self, now: RawTime, utc: UtcTime, engine: &Engine, every: (Nanos, Nanos), still: bool) {
+    pub fn tick(
+        &mut self,
+        now: RawTime,
+        utc: UtcTime,
+        engine: &Engine,
+        every: (Nanos, Nanos),
+        still: bool,
+    ) {
         if self.clock_due.is_none_or(|t| t <= now) {
             self.clock_due = Some(now + every.0);
             self.keep_clock(utc);

@@ -52,7 +52,11 @@ pub struct TimerDesk {}
 impl TimerDesk {
     /// Answers one request.
     #[allow(clippy::unused_async, reason = "the bridge answers over a channel")]
-    pub async fn answer(&self, _: &str, _: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+    pub async fn answer(
+        &self,
+        _: &str,
+        _: &serde_json::Map<String, serde_json::Value>,
+    ) -> serde_json::Value {
         serde_json::Value::Null
     }
 }
@@ -81,7 +85,8 @@ fn level(config: &Config, quiet: bool) -> tracing::Level {
 /// Runs the daemon until it is told to stop.
 #[must_use]
 pub fn run(config: Config, options: Options) -> ExitCode {
-    let live = options.simulate.is_some_and(|s| !s.plain) && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let live = options.simulate.is_some_and(|s| !s.plain)
+        && std::io::IsTerminal::is_terminal(&std::io::stdout());
     journal::init(level(&config, live));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -114,7 +119,8 @@ fn prepare(mut config: Config, options: &Options) -> (Config, World, Option<Stri
             config.ntp.servers =
                 names.iter().filter_map(|n| crate::config::ServerEntry::named(n).ok()).collect();
             config.ntp.enabled = true;
-            let scenario = sim::scenario("S5").unwrap_or_else(|| unreachable!("S5 is in the table"));
+            let scenario =
+                sim::scenario("S5").unwrap_or_else(|| unreachable!("S5 is in the table"));
             (config, World::simulated(scenario, simulate.seed), None)
         }
     }
@@ -124,13 +130,19 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
     let started = clock::monotonic_now();
     let (config, world, steering_why) = prepare(config, &options);
     let simulated = options.simulate.is_some();
-    let given = options.socket.clone().or_else(|| (!simulated).then(|| config.control.socket.clone()));
+    let given =
+        options.socket.clone().or_else(|| (!simulated).then(|| config.control.socket.clone()));
     let place = socket::own_place(given.as_deref());
-    let group = (!simulated && !config.control.group.is_empty()).then_some(config.control.group.as_str());
+    let group =
+        (!simulated && !config.control.group.is_empty()).then_some(config.control.group.as_str());
     let listener = match Listener::bind(&place, group) {
         Ok((listener, note)) => {
             if let Some(note) = note {
-                warn!(MESSAGE_ID = message_id(journal::Event::Control), EVENT = "control", "{note}");
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::Control),
+                    EVENT = "control",
+                    "{note}"
+                );
             }
             listener
         }

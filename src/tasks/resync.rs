@@ -106,8 +106,7 @@ impl Resync {
         }
         let restored = !settled && restore(&mut world, &memory);
         let now = world.read();
-        let configured: &[ServerEntry] =
-            if config.ntp.enabled { &config.ntp.servers } else { &[] };
+        let configured: &[ServerEntry] = if config.ntp.enabled { &config.ntp.servers } else { &[] };
         let (servers, specs) = Servers::new(configured, memory.addresses(), now.raw);
         let settings = Settings {
             sync_interval: config.ntp.sync_interval,
@@ -392,7 +391,8 @@ impl Resync {
             );
             if e.kind() == std::io::ErrorKind::PermissionDenied {
                 self.steering_why = Some(why);
-                let outputs: Vec<Output> = self.engine.handle(now, Input::Steering(false)).collect();
+                let outputs: Vec<Output> =
+                    self.engine.handle(now, Input::Steering(false)).collect();
                 drop(outputs);
             }
             return;
@@ -499,9 +499,10 @@ impl Resync {
             }
         }
         for entry in wanted {
-            let known = self.servers.find(entry).filter(|e| {
-                self.servers.of(*e).any(|id| !self.engine.sources()[id].retired)
-            });
+            let known = self
+                .servers
+                .find(entry)
+                .filter(|e| self.servers.of(*e).any(|id| !self.engine.sources()[id].retired));
             if known.is_none() {
                 for spec in self.servers.add(entry.clone(), self.memory.addresses(), now) {
                     self.engine.add_server(spec, now);

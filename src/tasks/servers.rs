@@ -73,7 +73,11 @@ fn spec(entry: &ServerEntry, address: Option<SocketAddr>) -> ServerSpec {
 impl Servers {
     /// One server per entry, with the address written there or the last good one.
     #[must_use]
-    pub fn new(configured: &[ServerEntry], good: &LastGood, now: RawTime) -> (Self, Vec<ServerSpec>) {
+    pub fn new(
+        configured: &[ServerEntry],
+        good: &LastGood,
+        now: RawTime,
+    ) -> (Self, Vec<ServerSpec>) {
         let mut servers = Self { entries: Vec::new(), slots: Vec::new() };
         let mut specs = Vec::new();
         for entry in configured {
@@ -190,8 +194,11 @@ impl Servers {
             }
             Ok(found) => found,
         };
-        let foreign: Vec<SocketAddr> =
-            found.iter().copied().filter(|a| !own.contains(&a.ip()) && !a.ip().is_loopback()).collect();
+        let foreign: Vec<SocketAddr> = found
+            .iter()
+            .copied()
+            .filter(|a| !own.contains(&a.ip()) && !a.ip().is_loopback())
+            .collect();
         if foreign.is_empty() {
             e.again = now + Nanos::from_secs(60);
             e.failures += 1;
@@ -218,7 +225,8 @@ impl Servers {
         }
         let mut changes = Vec::new();
         for id in ids {
-            let still = self.slots[id].address.is_some_and(|a| self.entries[entry].known.contains(&a));
+            let still =
+                self.slots[id].address.is_some_and(|a| self.entries[entry].known.contains(&a));
             if !still && let Some(address) = self.unused(entry) {
                 self.slots[id].address = Some(address);
                 changes.push(Change::Moved(id));

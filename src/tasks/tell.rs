@@ -197,7 +197,9 @@ impl Teller {
             Phase::Frozen => "steering is frozen".to_owned(),
             Phase::Unsynchronised => "not synchronised".to_owned(),
             Phase::Starting => "measuring anew".to_owned(),
-            Phase::Restored => "the saved time is set; behind by however long the power was off".into(),
+            Phase::Restored => {
+                "the saved time is set; behind by however long the power was off".into()
+            }
         };
         let sentence = why.map_or_else(|| sentence.clone(), |why| format!("{sentence}: {why}"));
         self.phase = phase;
@@ -247,9 +249,10 @@ impl Teller {
 }
 
 fn used(engine: &Engine) -> String {
-    let selected = engine.sources().iter().filter(|s| {
-        matches!(s.standing, crate::engine::source::Standing::Selected) && !s.retired
-    });
+    let selected = engine
+        .sources()
+        .iter()
+        .filter(|s| matches!(s.standing, crate::engine::source::Standing::Selected) && !s.retired);
     selected.map(|s| s.spec.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 

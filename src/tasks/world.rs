@@ -44,7 +44,11 @@ impl SimHost {
         world
     }
 
-    async fn exchange(&self, server: ServerId, timeout: Duration) -> Result<Exchange, (Why, Bogus)> {
+    async fn exchange(
+        &self,
+        server: ServerId,
+        timeout: Duration,
+    ) -> Result<Exchange, (Why, Bogus)> {
         let lost = (Why::Timeout, Bogus::default());
         let (flight, wait) = {
             let mut world = self.now();
@@ -52,7 +56,8 @@ impl SimHost {
                 return Err((Why::NoAddress, Bogus::default()));
             }
             let flight = world.ask(server);
-            let wait = flight.lands.map(|at| Duration::from_nanos((at - world.now()).max(0) as u64));
+            let wait =
+                flight.lands.map(|at| Duration::from_nanos((at - world.now()).max(0) as u64));
             (flight, wait)
         };
         let Some(wait) = wait.filter(|w| *w < timeout) else {
