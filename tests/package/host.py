@@ -50,8 +50,8 @@ def the_same_package_installs_and_runs_on_bookworm(bench):
     if not os.path.exists(tar):
         mirror = run([VM + "/mirror.sh", "bookworm"]).strip()
         run(["mmdebstrap", "--mode=root", "--variant=apt", "--include=systemd,systemd-timesyncd", "--aptopt=APT::Install-Recommends \"false\"",
-             "bookworm", tar + ".new", mirror])
-        os.rename(tar + ".new", tar)
+             "bookworm", tar[:-4] + "-new.tar", mirror])
+        os.rename(tar[:-4] + "-new.tar", tar)
     with tempfile.TemporaryDirectory(prefix="leadville-bookworm-") as root:
         os.chmod(root, 0o755)
         run(["tar", "-xf", tar, "-C", root])
