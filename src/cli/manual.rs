@@ -10,7 +10,6 @@ use std::path::Path;
 use std::{env, error, fs, process};
 
 const PROGRAM: &str = "leadville-timesync";
-const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/timesync.toml");
 
 /// What the commands cannot say about themselves.
 const AFTER: &str = r#"
@@ -40,7 +39,7 @@ Saves the time and what was learned of the clock, and ends within a second.
 .B LEADVILLE_SOCKET
 The control socket the commands talk to.
 .TP
-.BR NOTIFY_SOCKET ", " WATCHDOG_USEC ", " STATE_DIRECTORY ", " JOURNAL_STREAM
+.BR NOTIFY_SOCKET ", " WATCHDOG_USEC ", " JOURNAL_STREAM
 Set by systemd; see
 .BR systemd.exec (5).
 .SH FILES
@@ -79,12 +78,12 @@ fn main() {
 }
 
 fn write_all(directory: &Path) -> Result<(), Box<dyn error::Error>> {
-    let mut command = Command::new("leadville-timesync").name(PROGRAM).bin_name(PROGRAM);
+    let mut command = leadville_timesync::cli::command().name(PROGRAM).bin_name(PROGRAM);
     command.build();
     fs::write(directory.join(format!("{PROGRAM}.8")), command_page(&command))?;
     fs::write(
         directory.join("timesync.toml.5"),
-        configuration_page(&fs::read_to_string(CONFIGURATION)?),
+        configuration_page(leadville_timesync::config::DEFAULT_TEXT),
     )?;
     for (shell, name) in [
         (Shell::Bash, format!("{PROGRAM}.bash")),
@@ -222,7 +221,7 @@ fn describe(page: &mut String, argument: &Arg) {
     if argument.get_action().takes_values() && !values.is_empty() {
         let names: Vec<_> =
             values.iter().filter(|v| !v.is_hide_set()).map(|v| roff(v.get_name())).collect();
-        let _ = write!(help, "\nOne of {}.", names.join(", "));
+        let _ = write!(help, "\n[one of {}]", names.join(", "));
     }
     let defaults: Vec<_> =
         argument.get_default_values().iter().map(|d| roff(&d.to_string_lossy())).collect();
@@ -230,7 +229,7 @@ fn describe(page: &mut String, argument: &Arg) {
         && !defaults.is_empty()
         && !argument.is_hide_default_value_set()
     {
-        let _ = write!(help, "\nDefault: {}.", defaults.join(" "));
+        let _ = write!(help, "\n[default: {}]", defaults.join(" "));
     }
     let _ = writeln!(page, ".TP\n{tag}\n{}", help.trim_start());
 }

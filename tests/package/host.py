@@ -56,7 +56,7 @@ def the_same_package_installs_and_runs_on_bookworm(bench):
         os.chmod(root, 0o755)
         run(["tar", "-xf", tar, "-C", root])
         shutil.copy(bench.deb, root + "/x.deb")
-        inside = ["unshare", "--net", "--pid", "--fork", "--mount", *POWERLESS, "chroot", root]
+        inside = ["unshare", "--net", "--pid", "--fork", "--mount", f"--mount-proc={root}/proc", *POWERLESS, "chroot", root]
         said = run([*inside, "dpkg", "-i", "/x.deb"], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"})
         check("removing systemd-timesyncd" in said.lower() or "systemd-timesyncd" in said, f"timesyncd was not replaced: {said}")
         check(run([*inside, "dpkg-query", "-W", "-f", "${Status}", "leadville-timesync"]) == "install ok installed", "not installed")
