@@ -47,6 +47,7 @@ impl History {
         self.kept.push_back(measurement);
     }
     /// Oldest first.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Measurement> {
         self.kept.iter()
     }
