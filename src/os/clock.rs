@@ -360,6 +360,55 @@ mod tests {
         assert_eq!(held(), before);
     }
 
+    /// Every call of the kernel's that could set a clock, made while the test of this name runs in
+    /// a process without `CAP_SYS_TIME`. `None` where there is no strace.
+    fn calls_of(test: &str) -> Option<Vec<String>> {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let done = std::process::Command::new("strace")
+            .args(["-f", "-e", "trace=clock_adjtime,adjtimex,clock_settime,settimeofday", "-o"])
+            .arg(log.path())
+            .args(["setpriv", "--bounding-set", "-sys_time", "--inh-caps", "-sys_time"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("os::clock::tests::{test}"), "--ignored"])
+            .output()
+            .ok()?;
+        let said = String::from_utf8_lossy(&done.stdout);
+        if !done.status.success() && !said.contains("running 1 test") {
+            return None;
+        }
+        assert!(said.contains("1 passed"), "{said}");
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        Some(log.lines().filter(|l| l.contains('(')).map(str::to_owned).collect())
+    }
+
+    #[test]
+    #[ignore = "run under strace by the next test"]
+    fn everything_a_watched_clock_can_be_asked() {
+        let (mut clock, why) = KernelClock::open(true);
+        assert!(why.unwrap().contains("CAP_SYS_TIME"));
+        assert!(!clock.can_steer());
+        assert!(clock.take_over(Ppm::new(1.0)).is_err());
+        assert!(clock.leave_bare(Ppm::new(1.0)).is_err());
+        assert!(clock.apply(Correction::Step(Nanos::from_millis(1))).is_err());
+        assert!(clock.apply(Correction::Slew(Nanos::from_millis(1))).is_err());
+        assert!(clock.apply(Correction::Frequency(Ppm::new(1.0))).is_err());
+        let (max_error, est_error) = (Nanos::ZERO, Nanos::ZERO);
+        let status = KernelStatus { synchronised: true, max_error, est_error, leap: Leap::Insert };
+        clock.publish(&status).unwrap();
+        clock.state().unwrap();
+        let _ = clock.slew_left();
+    }
+
+    #[test]
+    fn without_the_capability_no_call_is_made_that_could_change_the_clock() {
+        let Some(calls) = calls_of("everything_a_watched_clock_can_be_asked") else {
+            return eprintln!("no strace or setpriv here: not tested");
+        };
+        let reads = |l: &&String| l.contains("modes=0,") || l.contains("ADJ_OFFSET_SS_READ");
+        assert_eq!(calls.iter().filter(reads).count(), 2, "the two that ask: {calls:#?}");
+        assert_eq!(calls.len(), 2, "{calls:#?}");
+    }
+
     #[test]
     fn a_frequency_up_to_500_ppm_leaves_the_tick_alone() {
         assert_eq!(tick_and_freq(Ppm::new(-500.0)).unwrap(), (10_000, -500 * 65_536));
@@ -434,3 +483,6 @@ mod tests {
         assert!(widest < Nanos::new(5_000), "two readings disagree by {widest}");
     }
 }
+
+#[cfg(test)]
+mod steering;

@@ -161,4 +161,36 @@ mod tests {
             assert!(timeout(short, watch.changed()).await.is_err(), "dropped, called again");
         });
     }
+
+    #[test]
+    fn a_link_that_comes_up_and_a_route_that_goes_are_told_once_each() {
+        let ip = |command: &str| {
+            let done = std::process::Command::new("ip").args(command.split(' ')).status();
+            done.is_ok_and(|d| d.success())
+        };
+        let in_a_thread = move || {
+            let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok();
+            if !own || !ip("link add range0 up type veth peer range1") {
+                return eprintln!("no rights for a network of its own, or no ip: not tested");
+            }
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut watch = NetworkWatch::new();
+                let soon = Duration::from_secs(6);
+                for change in [
+                    "link set range1 up",
+                    "addr add 192.0.2.5/24 dev range0",
+                    "route add default via 192.0.2.1",
+                    "route del default",
+                    "link del range0",
+                ] {
+                    assert!(ip(change), "{change}");
+                    assert!(timeout(soon, watch.changed()).await.is_ok(), "{change} not told");
+                }
+                assert!(timeout(Duration::from_secs(2), watch.changed()).await.is_err());
+            });
+        };
+        std::thread::spawn(in_a_thread).join().unwrap();
+    }
 }
