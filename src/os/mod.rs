@@ -2,6 +2,7 @@
 pub mod clock;
 pub mod control;
 pub mod journal;
+pub mod led;
 pub mod netlink;
 pub mod notify;
 pub mod ntp;

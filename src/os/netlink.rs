@@ -111,9 +111,9 @@ fn look() -> BTreeSet<String> {
         let ip = ip.map(ToString::to_string).unwrap_or_default();
         seen.insert(format!("{} {ip}", interface.interface_name));
     }
-    let v4 = fs::read_to_string("/proc/self/net/route").unwrap_or_default();
+    let v4 = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
     seen.extend(v4.lines().filter_map(|l| default_route(l, [1, 7], "00000000", [0, 2])));
-    let v6 = fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default();
+    let v6 = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
     seen.extend(v6.lines().filter_map(|l| default_route(l, [0, 1], "00", [9, 4])));
     seen
 }

@@ -266,22 +266,49 @@ fn a_daemon_that_talks_nonsense_or_hangs_up_is_an_error_not_a_reply() {
     }
 }
 
+/// Does `what` as user 12 345 with `group` as the only further group; `None` without the rights.
+fn as_somebody<T: Send + 'static>(
+    group: u32,
+    what: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    // By the bare system calls, which change this thread alone.
+    let change = move || {
+        // SAFETY: the list is as long as said.
+        #[allow(unsafe_code, reason = "libc's setgroups changes every thread")]
+        let groups = unsafe { libc::syscall(libc::SYS_setgroups, 1, &raw const group) };
+        // SAFETY: no memory is involved.
+        #[allow(unsafe_code, reason = "libc's setresgid changes every thread")]
+        let gid = unsafe { libc::syscall(libc::SYS_setresgid, 12_345, 12_345, 12_345) };
+        // SAFETY: no memory is involved.
+        #[allow(unsafe_code, reason = "libc's setresuid changes every thread")]
+        let uid = unsafe { libc::syscall(libc::SYS_setresuid, 12_345, 12_345, 12_345) };
+        ((groups, gid, uid) == (0, 0, 0)).then(what)
+    };
+    std::thread::spawn(change).join().unwrap()
+}
+
 #[test]
 fn only_root_our_user_and_the_group_may_change_things() {
-    let rule = |uid, gid| MayChange { uid, gid };
-    let mine = nix::unistd::getuid().as_raw();
-    let groups: Vec<u32> =
-        nix::unistd::getgroups().unwrap().into_iter().map(nix::unistd::Gid::as_raw).collect();
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = dir.path().join("timesync.sock");
     runtime().block_on(async {
-        let (near, _far) = UnixStream::pair().unwrap();
-        assert_eq!(Peer::of(&near, rule(mine, None)).unwrap().uid, mine);
-        let mut seen = groups_of(&near);
-        seen.sort_unstable();
-        let mut own = groups.clone();
-        own.sort_unstable();
-        assert_eq!(seen, own, "the kernel tells the peer's further groups");
-        if mine != 0 {
-            assert!(!Peer::of(&near, rule(mine + 1, Some(54_321))).unwrap().may_change);
+        let (mut listener, _) = Listener::bind(&path, None).unwrap();
+        let _own = Plain::connect(&path).unwrap();
+        assert!(listener.accept().await.peer().may_change, "our own user");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        listener.may_change.gid = Some(54_321);
+        for (group, may_change) in [(54_321, true), (54_322, false)] {
+            let there = path.clone();
+            let Some(_client) = as_somebody(group, || Plain::connect(there).unwrap()) else {
+                return eprintln!("no rights to be somebody else: not tested");
+            };
+            let peer = listener.accept().await.peer();
+            let (uid, gid, pid) = (12_345, 12_345, std::process::id().cast_signed());
+            assert_eq!(peer, Peer { uid, gid, pid, may_change }, "with group {group}");
         }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        let e = as_somebody(54_322, || Client::connect(&[path]).unwrap_err()).unwrap();
+        assert!(e.to_string().contains("sudo adduser") && e.to_string().contains(GROUP), "{e}");
     });
 }

@@ -1,0 +1,126 @@
+//! A light of the board that says how the clock is. The kernel blinks: it costs no wake-up.
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What the light says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Light {
+    /// The time is verified.
+    Solid,
+    /// The time is carried on without a server.
+    SlowBlink,
+    /// The time is unknown, or nobody confirms it.
+    FastBlink,
+}
+
+impl Light {
+    /// How long it is dark and lit in turn, ms.
+    const fn half_period_ms(self) -> Option<u32> {
+        match self {
+            Self::Solid => None,
+            Self::SlowBlink => Some(1_000),
+            Self::FastBlink => Some(125),
+        }
+    }
+}
+
+/// A light of the board, as `ACT`. Goes back to what it did before when dropped.
+#[derive(Debug)]
+pub struct Led {
+    dir: PathBuf,
+    trigger_before: String,
+    shown: Option<Light>,
+}
+
+impl Led {
+    /// Takes the light `name` of `/sys/class/leds`.
+    ///
+    /// # Errors
+    /// A sentence when there is no such light or it may not be written.
+    pub fn open(name: &str) -> io::Result<Self> {
+        Self::open_in(Path::new("/sys/class/leds"), name)
+    }
+
+    fn open_in(leds: &Path, name: &str) -> io::Result<Self> {
+        let about = |e: io::Error| io::Error::new(e.kind(), format!("the light {name}: {e}"));
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err(about(io::Error::new(io::ErrorKind::InvalidInput, "not the name of one")));
+        }
+        let dir = leds.join(name);
+        let triggers = fs::read_to_string(dir.join("trigger")).map_err(about)?;
+        // "none mmc0 [heartbeat] timer": the one in force stands in brackets.
+        let now = triggers.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        let trigger_before = now.map_or("none", |(now, _)| now).to_owned();
+        fs::OpenOptions::new().write(true).open(dir.join("trigger")).map_err(about)?;
+        Ok(Self { dir, trigger_before, shown: None })
+    }
+
+    /// Shows `light`; writes nothing when it does already.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn show(&mut self, light: Light) -> io::Result<()> {
+        if self.shown == Some(light) {
+            return Ok(());
+        }
+        let write = |file: &str, text: &str| fs::write(self.dir.join(file), text);
+        match light.half_period_ms() {
+            None => {
+                write("trigger", "none")?;
+                let brightest = fs::read_to_string(self.dir.join("max_brightness"));
+                write("brightness", brightest.as_deref().map_or("255", str::trim))?;
+            }
+            Some(ms) => {
+                // The files of the blinking appear with its trigger.
+                write("trigger", "timer")?;
+                write("delay_on", &ms.to_string())?;
+                write("delay_off", &ms.to_string())?;
+            }
+        }
+        self.shown = Some(light);
+        Ok(())
+    }
+}
+
+impl Drop for Led {
+    fn drop(&mut self) {
+        let _ = fs::write(self.dir.join("trigger"), &self.trigger_before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_light_says_how_the_clock_is_and_goes_back_to_its_old_work() {
+        let leds = tempfile::tempdir().unwrap();
+        let act = leds.path().join("ACT");
+        fs::create_dir(&act).unwrap();
+        fs::write(act.join("trigger"), "none timer [mmc0] heartbeat\n").unwrap();
+        fs::write(act.join("max_brightness"), "1\n").unwrap();
+        let read = |file: &str| fs::read_to_string(act.join(file)).unwrap_or_default();
+        let mut led = Led::open_in(leds.path(), "ACT").unwrap();
+        led.show(Light::FastBlink).unwrap();
+        assert_eq!((read("trigger").as_str(), read("delay_on").as_str()), ("timer", "125"));
+        led.show(Light::SlowBlink).unwrap();
+        assert_eq!((read("delay_on").as_str(), read("delay_off").as_str()), ("1000", "1000"));
+        led.show(Light::Solid).unwrap();
+        assert_eq!((read("trigger").as_str(), read("brightness").as_str()), ("none", "1"));
+        fs::write(act.join("brightness"), "untouched").unwrap();
+        led.show(Light::Solid).unwrap();
+        assert_eq!(read("brightness"), "untouched");
+        drop(led);
+        assert_eq!(read("trigger"), "mmc0");
+    }
+
+    #[test]
+    fn a_light_that_is_not_there_is_a_sentence() {
+        let leds = tempfile::tempdir().unwrap();
+        for name in ["ACT", "", "../ACT", "a/b"] {
+            let e = Led::open_in(leds.path(), name).unwrap_err();
+            assert!(e.to_string().starts_with("the light"), "{e}");
+        }
+    }
+}
