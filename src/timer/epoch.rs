@@ -27,6 +27,8 @@ const CRYSTAL: f64 = 30e-6;
 const MANY: usize = 12;
 /// A frame whose every explanation is worse than this contradicts the others.
 const CONTRADICTION: f64 = 3e-4;
+/// Strings of one timer agree within this, beyond what waiting explains, ms.
+const STRINGS_AGREE_MS: f64 = 20.0;
 
 /// The fixed delay of a SHOT frame, from the shot to the radio.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -157,6 +159,11 @@ impl Dating {
     pub fn set_lag(&mut self, lag: Lag) {
         self.lag = lag;
     }
+    /// Takes what another pass over the same link found of its interval.
+    pub fn set_link(&mut self, link: Link) {
+        self.link = link;
+        self.link.connected();
+    }
     /// The link's interval.
     #[must_use]
     pub fn link(&self) -> &Link {
@@ -194,22 +201,24 @@ impl Dating {
         }
     }
 
-    /// The string is over: what it tells of the lag is learned.
-    pub fn end(&mut self) {
-        let Some(start) = self.heard.iter().find_map(|h| match h {
-            Heard::Start(at) => Some(*at),
+    /// The string is over: what it tells of the lag is learned. Returns by how many
+    /// milliseconds it disagrees with the strings before, if by more than is credible.
+    pub fn end(&mut self) -> Option<f64> {
+        let start = self.heard.iter().find_map(|h| match h {
+            Heard::Start(at) => Some(self.link.millis(*at)),
             Heard::Shot(..) => None,
-        }) else {
-            return;
-        };
-        if self.shots() == 0 {
-            return;
-        }
+        })?;
         let heavy = self.link.hypotheses().iter().max_by(|a, b| a.weight.total_cmp(&b.weight));
-        let Some(h) = heavy.filter(|h| h.weight > 0.3).cloned() else { return };
+        let h = heavy.filter(|h| h.weight > 0.3)?.clone();
         // The shots alone: a start that had a say must not confirm itself.
-        let Some(shots) = self.alone(&h) else { return };
-        self.lag.learn(&shots, self.link.millis(start), h.interval_ms);
+        let shots = self.alone(&h)?;
+        let (known, sd) = self.lag.mean_sd();
+        let seen = shots.iter().map(|(at, p)| at * p).sum::<f64>() - start + h.interval_ms * 0.6;
+        let off = seen - known;
+        let credible = STRINGS_AGREE_MS + 2.0 * sd + h.interval_ms;
+        let alarm = self.lag.strings() >= 3 && self.shots() >= 3 && off.abs() > credible;
+        self.lag.learn(&shots, start, h.interval_ms);
+        alarm.then_some(off)
     }
 
     /// The shots' posterior under one interval, without the start.
