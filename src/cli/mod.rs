@@ -12,6 +12,7 @@ mod query;
 mod say;
 mod simulate;
 pub mod status;
+pub mod timer;
 mod wait;
 pub mod watch;
 pub mod words;
@@ -68,6 +69,8 @@ enum Command {
     Stamp(ask::Stamp),
     /// Show what happens: syncs, alerts, steps, locks, shots
     Events(events::Events),
+    /// Shot timers: scan, status, events, send, calibrate, replay
+    Timer(timer::TimerArgs),
     /// The status, live
     Watch(watch::Watch),
     /// Check a configuration file
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Wait(args) => wait::wait(socket, &args),
         Command::Stamp(args) => ask::stamp(socket, &args),
         Command::Events(args) => events::events(socket, &args),
+        Command::Timer(args) => return timer::run(args, cli.socket),
         Command::Watch(args) => watch::watch(socket, &args),
         Command::CheckConfig(args) => check::check(&args),
         Command::ImportConfig(args) => import::import(&args),
