@@ -272,7 +272,8 @@ fn event_words(event: &Value) -> String {
 }
 
 fn send(socket: Option<&Path>, args: &Send) -> Done {
-    let text = command::checked(&args.command.join(" ")).map_err(|why| Failure::new(why).usage())?;
+    let text =
+        command::checked(&args.command.join(" ")).map_err(|why| Failure::new(why).usage())?;
     let mut client = connect(socket)?;
     let reply =
         request(&mut client, &json!({"do": "timer-send", "command": text, "timer": args.timer}))?;
@@ -346,8 +347,9 @@ fn replay(args: &Replay) -> Done {
     if recording.entries.is_empty() {
         let first = recording.bad.first().map(|(line, why)| format!(" (line {line}: {why})"));
         let sentence = format!("no notification in {}", args.file.display());
-        return Err(Failure::new(sentence + &first.unwrap_or_default())
-            .hint("wanted: lines `host_time,hex`, such as 21:51:58.873,0103010100e500e500e500e50001"));
+        return Err(Failure::new(sentence + &first.unwrap_or_default()).hint(
+            "wanted: lines `host_time,hex`, such as 21:51:58.873,0103010100e500e500e500e50001",
+        ));
     }
     Ok(0)
 }
@@ -380,8 +382,7 @@ fn as_json(recording: &Recording, told: &Told, delay: Delay) -> Value {
             event
         })
         .collect();
-    let strings: Vec<Value> =
-        told.strings.iter().map(|s| string_json(recording, s)).collect();
+    let strings: Vec<Value> = told.strings.iter().map(|s| string_json(recording, s)).collect();
     json!({"v": crate::state::PROTOCOL, "frames": recording.entries.len(), "unknown": unknown,
         "calibrated": delay.calibrated, "events": events, "strings": strings,
         "remarks": lined(&told.remarks, "remark"), "errors": lined(&recording.bad, "reason")})
@@ -535,7 +536,10 @@ fn string_text(out: &mut String, recording: &Recording, replayed: &Replayed) {
         );
         let doubt = if s.suspect { "  doubtful" } else { "" };
         let at = recording.write(at);
-        let _ =
-            writeln!(out, "  shot {number:<3} {time:>7} s  {at} ±{:.1} ms  {late}{doubt}", ms(bound));
+        let _ = writeln!(
+            out,
+            "  shot {number:<3} {time:>7} s  {at} ±{:.1} ms  {late}{doubt}",
+            ms(bound)
+        );
     }
 }

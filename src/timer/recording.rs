@@ -86,11 +86,29 @@ fn fields(line: &str) -> Vec<&str> {
 fn header(line: &str) -> Option<Columns> {
     let names: Vec<String> = fields(line).iter().map(|f| f.to_ascii_lowercase()).collect();
     let find = |known: &[&str]| known.iter().find_map(|k| names.iter().position(|n| n == k));
-    let hex = find(&["hex", "frame_hex", "raw_hex", "hex_frame", "payload", "bytes", "raw", "data"])?;
+    let hex =
+        find(&["hex", "frame_hex", "raw_hex", "hex_frame", "payload", "bytes", "raw", "data"])?;
     let time = find(&[
-        "host_time", "host_time_us", "host_time_ms", "host_time_ns", "host_time_s", "arrival",
-        "timestamp", "timestamp_us", "timestamp_ms", "timestamp_ns", "time_us", "time_ms",
-        "time_ns", "t_us", "t_ms", "t_ns", "raw_ns", "utc", "time", "t",
+        "host_time",
+        "host_time_us",
+        "host_time_ms",
+        "host_time_ns",
+        "host_time_s",
+        "arrival",
+        "timestamp",
+        "timestamp_us",
+        "timestamp_ms",
+        "timestamp_ns",
+        "time_us",
+        "time_ms",
+        "time_ns",
+        "t_us",
+        "t_ms",
+        "t_ns",
+        "raw_ns",
+        "utc",
+        "time",
+        "t",
     ])
     .or_else(|| names.iter().position(|n| n.contains("time")))?;
     let unit = match names[time].rsplit('_').next() {
@@ -175,12 +193,20 @@ pub fn read(text: &str) -> Recording {
         let one = || -> Result<(Stamp, Vec<u8>), String> {
             let time = fields.get(columns.time).copied().unwrap_or("");
             let Some(hex) = fields.get(columns.hex) else {
-                return Err(format!("{} columns where {} are wanted", fields.len(), columns.hex + 1));
+                return Err(format!(
+                    "{} columns where {} are wanted",
+                    fields.len(),
+                    columns.hex + 1
+                ));
             };
             let at = stamp(time, columns.unit)?;
             let bytes = from_hex(hex)?;
             // A BLE notification of default size; longer ones are not this timer's.
-            if bytes.len() > 244 { Err("longer than a notification".into()) } else { Ok((at, bytes)) }
+            if bytes.len() > 244 {
+                Err("longer than a notification".into())
+            } else {
+                Ok((at, bytes))
+            }
         };
         match one() {
             Ok((at, bytes)) => lines.push((line, at, bytes)),
@@ -198,7 +224,8 @@ fn settle(lines: Vec<(usize, Stamp, Vec<u8>)>, mut bad: Vec<(usize, String)>) ->
         Some(Stamp::Date(_)) | None => Form::Date,
     };
     let unit = unit_of(&lines);
-    let date_numbers = matches!(lines.first(), Some((_, Stamp::Number(n, _), _)) if n * unit > 0.9e18);
+    let date_numbers =
+        matches!(lines.first(), Some((_, Stamp::Number(n, _), _)) if n * unit > 0.9e18);
     let mut entries: Vec<Entry> = Vec::new();
     let mut day = 0;
     let mut last: Option<i64> = None;
@@ -273,7 +300,9 @@ fn unit_of(lines: &[(usize, Stamp, Vec<u8>)]) -> f64 {
     });
     [1.0, 1e3, 1e6, 1e9]
         .into_iter()
-        .min_by(|a, b| libm::fabs(libm::log(a / guess)).total_cmp(&libm::fabs(libm::log(b / guess))))
+        .min_by(|a, b| {
+            libm::fabs(libm::log(a / guess)).total_cmp(&libm::fabs(libm::log(b / guess)))
+        })
         .unwrap_or(1e6)
 }
 
@@ -284,9 +313,7 @@ impl Recording {
         let ns = at.as_nanos();
         match self.form {
             Form::Date => UtcTime::from_nanos(ns).iso(6),
-            Form::TimeOfDay => {
-                UtcTime::from_nanos(ns.rem_euclid(DAY_NS)).iso(6)[11..26].to_owned()
-            }
+            Form::TimeOfDay => UtcTime::from_nanos(ns.rem_euclid(DAY_NS)).iso(6)[11..26].to_owned(),
             Form::Number => format!("{:.3}", ns as f64 * 1e-6),
         }
     }
@@ -337,7 +364,8 @@ impl Told {
                 Happening::Started { string, late } => {
                     *begun = line;
                     if *late {
-                        self.remarks.push((line, format!("string {string}: its start was not heard")));
+                        self.remarks
+                            .push((line, format!("string {string}: its start was not heard")));
                     }
                 }
                 Happening::Ended { string, end } => {
@@ -354,7 +382,10 @@ impl Told {
                 Happening::Amended { string } => self.keep(bay, *string, *begun, End::Stopped),
                 Happening::WantList { string } => {
                     let missing = bay.strings().record(*string).map(super::string::Record::missing);
-                    let text = format!("string {string}: shots {:?} were not heard", missing.unwrap_or_default());
+                    let text = format!(
+                        "string {string}: shots {:?} were not heard",
+                        missing.unwrap_or_default()
+                    );
                     self.remarks.push((line, text));
                 }
                 Happening::Warning(text) => self.remarks.push((line, text.clone())),
@@ -375,7 +406,8 @@ impl Told {
 
     fn keep(&mut self, bay: &Bay, number: u16, line: usize, end: End) {
         let Some(mut string) = bay.dated(number) else {
-            self.remarks.push((line, format!("string {number}: no shot was heard, it cannot be dated")));
+            self.remarks
+                .push((line, format!("string {number}: no shot was heard, it cannot be dated")));
             return;
         };
         string.end = end;
@@ -452,7 +484,9 @@ mod tests {
 
     #[test]
     fn bad_lines_are_named_with_a_reason() {
-        let r = read(&format!("host_time,hex\n25:00:00,{SHOT}\n21:00:00,01xx\n21:00:00\n21:00:01,010\nx\n21:00:02,{SHOT}"));
+        let r = read(&format!(
+            "host_time,hex\n25:00:00,{SHOT}\n21:00:00,01xx\n21:00:00\n21:00:01,010\nx\n21:00:02,{SHOT}"
+        ));
         let lines: Vec<usize> = r.bad.iter().map(|b| b.0).collect();
         assert_eq!((lines, r.entries.len()), (vec![2, 3, 4, 5, 6], 1));
         assert!(r.bad.iter().all(|b| !b.1.is_empty()));
