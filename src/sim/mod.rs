@@ -6,6 +6,7 @@
 //! daemon's `run --simulate`, which hands in the time that really passes.
 mod clock;
 mod crystal;
+mod day;
 mod network;
 mod outcome;
 mod random;
@@ -16,6 +17,7 @@ mod world;
 
 pub use clock::SimClock;
 pub use crystal::{Climate, Crystal, CrystalPlan};
+pub use day::simulate;
 pub use network::{Jitter, Network, Way, Weather};
 pub use outcome::{Outcome, Watch};
 pub use random::Random;

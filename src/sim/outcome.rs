@@ -68,11 +68,21 @@ impl Watch {
     }
     /// Judges one second: the clock's error and the stated bound (seconds), the frequency's error (ppm).
     pub fn judge(&mut self, error: f64, bound: Option<f64>, frequency_error: Option<f64>) {
+        self.judge_apart(error, error, bound, frequency_error);
+    }
+    /// Likewise, where what was stated (`wrong` is its error) is not what the clock shows yet.
+    pub fn judge_apart(
+        &mut self,
+        error: f64,
+        wrong: f64,
+        bound: Option<f64>,
+        frequency_error: Option<f64>,
+    ) {
         self.errors.push((error * 1e6) as f32);
         match bound {
             Some(bound) => {
                 self.bounds.push((bound * 1e6) as f32);
-                self.inside += u32::from(error.abs() <= bound);
+                self.inside += u32::from(wrong.abs() <= bound);
             }
             None => self.inside += 1,
         }
