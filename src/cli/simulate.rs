@@ -39,8 +39,21 @@ pub fn simulate(args: &Simulate) -> Done {
     let unknown = || "never".to_owned();
     let seconds = |s: Option<f64>| s.map_or_else(unknown, |s| format!("after {s:.1} s"));
     let lines = [
-        ("true error of the clock", format!("{:.0} µs RMS, {:.0} µs sd, 95 % within {:.0} µs, worst {:.0} µs", o.rms_us, o.sd_us, o.p95_us, o.max_us)),
-        ("stated bound", format!("held {:.1} % of the time; median {}", o.coverage * 100.0, o.bound_median_us.map_or_else(|| "unknown".into(), |b| format!("{b:.0} µs")))),
+        (
+            "true error of the clock",
+            format!(
+                "{:.0} µs RMS, {:.0} µs sd, 95 % within {:.0} µs, worst {:.0} µs",
+                o.rms_us, o.sd_us, o.p95_us, o.max_us
+            ),
+        ),
+        (
+            "stated bound",
+            format!(
+                "held {:.1} % of the time; median {}",
+                o.coverage * 100.0,
+                o.bound_median_us.map_or_else(|| "unknown".into(), |b| format!("{b:.0} µs"))
+            ),
+        ),
         ("first synchronised", seconds(o.first_sync_s)),
         ("within 20 ms", seconds(o.within_20ms_s)),
         ("within 1 ms", seconds(o.within_1ms_s)),

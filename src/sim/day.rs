@@ -32,7 +32,13 @@ struct Run<'a> {
     steps: u32,
 }
 
-fn engine(scenario: &Scenario, world: &World, seed: u64, interval: Nanos, old: Option<&Engine>) -> Engine {
+fn engine(
+    scenario: &Scenario,
+    world: &World,
+    seed: u64,
+    interval: Nanos,
+    old: Option<&Engine>,
+) -> Engine {
     let settings = Settings {
         sync_interval: interval,
         limits: Limits::default(),
@@ -130,7 +136,8 @@ impl Run<'_> {
 pub fn simulate(scenario: &Scenario, seed: u64, interval: Nanos) -> Outcome {
     let world = World::new(scenario, seed);
     let engine = engine(scenario, &world, seed, interval, None);
-    let mut run = Run { scenario, world, engine, seed, interval, flights: Vec::new(), first: None, steps: 0 };
+    let mut run =
+        Run { scenario, world, engine, seed, interval, flights: Vec::new(), first: None, steps: 0 };
     let mut watch = Watch::default();
     let end = (scenario.hours * 3600.0) as i64 * SECOND;
     let mut cuts = scenario.power_cuts.iter().map(|&(at, off)| ((at * 1e9) as i64, off)).peekable();
