@@ -1,7 +1,7 @@
 //! Moving over from the former system: its dev_config.json, of either layout, becomes a commented
 //! timesync.toml; every key that is left is named, with the reason.
 use super::say::{Done, Failure, say};
-use crate::config::{Config, DEFAULT_TEXT, write_span};
+use crate::config::{Config, DEFAULT_TEXT, ServerEntry, write_span};
 use crate::units::Nanos;
 use clap::Args;
 use serde_json::Value;
@@ -252,7 +252,9 @@ impl Making<'_> {
                 };
                 let mut servers = String::from("[\n");
                 for (index, server) in list.iter().enumerate() {
-                    let server = self.text(&format!("{path}.{index}"), server)?;
+                    let item = format!("{path}.{index}");
+                    let server = self.text(&item, server)?;
+                    ServerEntry::named(server).map_err(|why| self.wrong(&item, &why))?;
                     let _ = writeln!(servers, "    {},", quoted(server));
                 }
                 servers.push(']');

@@ -44,9 +44,6 @@ pub fn plain(socket: Option<&Path>, what: &str) -> Done {
 pub fn lock(socket: Option<&Path>, args: &Lock) -> Done {
     let name = named(&args.name)?;
     match args.length {
-        Some(length) if length > Nanos::from_secs(86_400) => {
-            Err(Failure::new("a lock holds at most 24h; it can be taken again").usage())
-        }
         Some(length) => {
             order(socket, &json!({"do": "lock", "name": name, "for_s": length.as_secs_f64()}))
         }

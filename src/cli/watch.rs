@@ -5,6 +5,7 @@ use super::positive_span;
 use super::say::{Done, Failure, say};
 use super::status::text;
 use super::words::{amount, sided};
+use crate::os::control::Client;
 use crate::state::{Measurement, Status};
 use crate::units::Nanos;
 use clap::Args;
@@ -58,27 +59,54 @@ pub fn follow(socket: &Path) {
 /// Shows the status until the user has seen enough.
 pub fn watch(socket: Option<&Path>, args: &Watch) -> Done {
     let pause = args.every.get().clamp(100_000_000, 60_000_000_000).unsigned_abs();
+    // The first look fails in words; later ones are shown, for the daemon may come back.
+    let client = connect(socket)?;
+    show(socket, Some(client), "", Duration::from_nanos(pause))
+}
+
+/// The live view of `run --simulate`, through the daemon's own control socket, once a second.
+/// Ends with the process, or when nobody can look any more.
+pub fn follow(socket: &Path) {
+    let program = std::env::args().next().unwrap_or_else(|| "leadville-timesync".into());
+    let above = format!(
+        "A simulated crystal and simulated servers; this computer's clock is not touched.\n\
+         In a second terminal: {program} --socket {} status\n\
+         Ctrl-C ends.\n\n",
+        socket.display()
+    );
+    // The daemon begins to listen about now.
+    std::thread::sleep(Duration::from_millis(100));
+    let _ = show(Some(socket), None, &above, Duration::from_secs(1));
+}
+
+fn show(socket: Option<&Path>, mut client: Option<Client>, above: &str, pause: Duration) -> Done {
     let terminal = std::io::stdout().is_terminal();
     let (paint, mut screen) = (Paint::for_stdout(), Screen::default());
-    // The first look fails in words; later ones are shown, for the daemon may come back.
-    let mut client = Some(connect(socket)?);
+    let above = if above.is_empty() { String::new() } else { paint.on(Tone::Quiet, above) };
     loop {
-        let seen = match client.take() {
-            Some(open) => Ok(open),
-            None => connect(socket),
-        }
-        .and_then(|mut open| {
-            let (status, _) = status_of(&mut open)?;
-            let history = history_of(&mut open)?;
-            client = Some(open);
-            Ok(view(&status, &history, paint))
-        });
-        let text = seen.unwrap_or_else(|failure: Failure| {
+        let text = look(socket, &mut client, paint).unwrap_or_else(|failure| {
             format!("{}\n\n{failure}\n", paint.on(Tone::Bad, "The daemon cannot be asked."))
         });
+        let text = format!("{above}{text}");
         say(&if terminal { screen.draw(&text) } else { format!("{text}\n") })?;
-        std::thread::sleep(Duration::from_nanos(pause));
+        std::thread::sleep(pause);
     }
+}
+
+/// One look, through the connection that is open or a new one.
+fn look(
+    socket: Option<&Path>,
+    client: &mut Option<Client>,
+    paint: Paint,
+) -> Result<String, Failure> {
+    let mut open = match client.take() {
+        Some(open) => open,
+        None => connect(socket)?,
+    };
+    let (status, _) = status_of(&mut open)?;
+    let history = history_of(&mut open)?;
+    *client = Some(open);
+    Ok(view(&status, &history, paint))
 }
 
 /// Everything that `watch` shows at a moment. Pure.
