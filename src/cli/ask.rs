@@ -50,10 +50,10 @@ pub struct History {
 /// `stamp`
 #[derive(Args, Debug)]
 pub struct Stamp {
-    /// A time of CLOCK_MONOTONIC, in ns (Python's time.monotonic_ns()) [default: now]
+    /// A time of the monotonic clock, in ns (what Python calls monotonic) [default: now]
     #[arg(long, value_name = "NS")]
     monotonic_ns: Option<i64>,
-    /// A time of CLOCK_MONOTONIC_RAW, in ns
+    /// A time of the raw monotonic clock, in ns
     #[arg(long, value_name = "NS", conflicts_with = "monotonic_ns")]
     raw_ns: Option<i64>,
     /// Print JSON
@@ -220,12 +220,11 @@ pub fn csv(history: &[Measurement]) -> String {
 }
 
 pub fn stamp(socket: Option<&Path>, args: &Stamp) -> Done {
-    let question = match args.raw_ns {
-        Some(raw) => json!({"do": "stamp", "raw_ns": raw}),
-        None => {
-            let ns = args.monotonic_ns.unwrap_or_else(monotonic_now);
-            json!({"do": "stamp", "monotonic_ns": ns})
-        }
+    let question = if let Some(raw) = args.raw_ns {
+        json!({"do": "stamp", "raw_ns": raw})
+    } else {
+        let ns = args.monotonic_ns.unwrap_or_else(monotonic_now);
+        json!({"do": "stamp", "monotonic_ns": ns})
     };
     let reply = request(&mut connect(socket)?, &question)?;
     if args.json {

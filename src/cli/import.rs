@@ -1,4 +1,4 @@
-//! Moving over from the former system: its dev_config.json, of either layout, becomes a commented
+//! Moving over from the former system: its `dev_config.json`, of either layout, becomes a commented
 //! timesync.toml; every key that is left is named, with the reason.
 use super::say::{Done, Failure, say};
 use crate::config::{Config, DEFAULT_TEXT, ServerEntry, write_span};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// `import-config`
 #[derive(Args, Debug)]
 pub struct Import {
-    /// dev_config.json of the former system; - reads from standard input
+    /// The former system's JSON; - reads from standard input
     file: PathBuf,
     /// Write here instead of to standard output
     #[arg(long, short, value_name = "FILE")]
@@ -68,7 +68,7 @@ pub fn import(args: &Import) -> Done {
     Ok(0)
 }
 
-/// Makes a configuration from the text of a dev_config.json; `name` is what errors call it.
+/// Makes a configuration from the text of a `dev_config.json`; `name` is what errors call it.
 ///
 /// # Errors
 /// `file:line:column: sentence`, for what is no JSON, of a wrong type or out of bounds.

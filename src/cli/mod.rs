@@ -77,7 +77,7 @@ enum Command {
     CheckConfig(check::Check),
     /// Run a scenario in the simulated world
     Simulate(simulate::Simulate),
-    /// Make a configuration from dev_config.json of the former system
+    /// Make a configuration from the former system's (its JSON file)
     ImportConfig(import::Import),
 }
 

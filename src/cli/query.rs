@@ -59,7 +59,7 @@ struct Heard {
 
 type Outcome = Result<Heard, String>;
 
-/// When each address may be asked again (CLOCK_MONOTONIC, ns).
+/// When each address may be asked again (monotonic clock, ns).
 type Turns = Arc<Mutex<BTreeMap<IpAddr, i64>>>;
 
 pub fn query(args: &Query) -> Done {
