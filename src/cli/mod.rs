@@ -77,7 +77,7 @@ enum Command {
     CheckConfig(check::Check),
     /// Run a scenario in the simulated world
     Simulate(simulate::Simulate),
-    /// Make a configuration from the former system's (its JSON file)
+    /// Make a configuration from the former system's JSON
     ImportConfig(import::Import),
 }
 
@@ -124,7 +124,7 @@ pub fn main() -> ExitCode {
     };
     let socket = cli.socket.as_deref();
     let done = match cli.command {
-        Command::Run(args) => return run(args, cli.socket),
+        Command::Run(args) => return run(&args, cli.socket),
         Command::Status(args) => ask::status(socket, &args),
         Command::Sources(args) => ask::sources(socket, &args),
         Command::History(args) => ask::history(socket, &args),
@@ -151,7 +151,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Starts the daemon with its configuration.
-fn run(args: Run, socket: Option<PathBuf>) -> ExitCode {
+fn run(args: &Run, socket: Option<PathBuf>) -> ExitCode {
     let (config, file) = match configuration(args.config.as_deref(), args.simulate) {
         Ok(found) => found,
         Err(failure) => return failure.exit(),

@@ -48,14 +48,6 @@ impl Screen {
     }
 }
 
-/// The live view of a daemon in this process, until the process ends.
-pub fn follow(socket: &Path) {
-    let every = Nanos::from_secs(1);
-    while watch(Some(socket), &Watch { every }).is_err() {
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
 /// Shows the status until the user has seen enough.
 pub fn watch(socket: Option<&Path>, args: &Watch) -> Done {
     let pause = args.every.get().clamp(100_000_000, 60_000_000_000).unsigned_abs();
