@@ -139,7 +139,7 @@ impl Resync {
             sync_count: 0,
             last_offset: None,
             last_sync: None,
-            settled,
+            settled: false, // of this run: systemd removed its marker when the last one stopped
             temperature: None,
             watchdog,
             foreign_frequencies: 0,
