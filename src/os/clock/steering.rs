@@ -43,7 +43,7 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 #[ignore = "sets the clock"]
 fn taking_over_cancels_what_another_daemons_loop_has_loaded() {
-    drop(taken(0.0));
+    let _ = taken(0.0);
     let mut loaded = timex();
     loaded.modes = libc::ADJ_STATUS | libc::ADJ_OFFSET | libc::ADJ_TIMECONST | libc::ADJ_FREQUENCY;
     (loaded.status, loaded.offset, loaded.constant) = (libc::STA_PLL, 100_000, 2);
