@@ -263,4 +263,26 @@ mod tests {
         });
         assert_eq!(text, "warning: trouble\nours\n");
     }
+
+    #[test]
+    #[ignore = "run by the next test, which reads its standard error"]
+    fn ends_by_a_defect() {
+        init(Level::INFO);
+        init(Level::TRACE);
+        tracing::info!(OFFSET_US = 5, "before");
+        panic!("two plus\ntwo is five");
+    }
+
+    #[test]
+    fn a_panic_is_written_down_as_one_line_with_its_place() {
+        let done = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "os::journal::tests::ends_by_a_defect", "--ignored", "--nocapture"])
+            .env_remove("JOURNAL_STREAM")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(said.contains("before offset_us=5\n"), "{said}");
+        let line = said.lines().find(|l| l.starts_with("error: a defect")).expect(&said);
+        assert!(line.contains("journal.rs:") && line.contains("two is five"), "{said}");
+    }
 }

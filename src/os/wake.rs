@@ -139,7 +139,7 @@ mod tests {
             assert_eq!(wake.until(Some(when)).await, Woken::Due);
             let late = clock::raw_now() - when;
             assert!(late >= Nanos::ZERO, "{late} early");
-            assert!(late < Nanos::from_millis(500) || span < Nanos::ZERO, "{late} late");
+            assert!(late < Nanos::from_secs(3) || span < Nanos::ZERO, "{late} late");
         }
     }
 
