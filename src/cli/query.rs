@@ -142,7 +142,7 @@ async fn ask(
                 return heard;
             }
             Err((why, bogus)) => {
-                let skipped = bogus.short + bogus.wrong_origin + bogus.wrong_address;
+                let skipped = bogus.wrong_length + bogus.wrong_origin + bogus.wrong_address;
                 refusal = match skipped {
                     0 => why.to_string(),
                     n => format!("{why}; {n} datagrams were no answer to our request"),

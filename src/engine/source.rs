@@ -188,7 +188,7 @@ impl Source {
 
     /// Counts what was skipped while waiting.
     pub fn count_bogus(&mut self, bogus: Bogus) {
-        self.rejected[Rejected::Short.index()] += u64::from(bogus.short);
+        self.rejected[Rejected::Length.index()] += u64::from(bogus.wrong_length);
         self.rejected[Rejected::Origin.index()] += u64::from(bogus.wrong_origin);
         self.rejected[Rejected::Address.index()] += u64::from(bogus.wrong_address);
     }

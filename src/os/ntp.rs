@@ -17,10 +17,12 @@ use sntpc::{NtpContext, NtpTimestampGenerator, NtpUdpSocket};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::engine::packet::{Bogus, Exchange, LEN, Why};
+use crate::engine::packet::{Bogus, Exchange, LEN, Why, ignorable};
 use crate::os::clock;
 use crate::units::{Nanos, RawTime, Reading, UtcTime};
 
+/// Room for a reply and what may follow it; nobody sends more to who asked for 48 bytes.
+const ROOM: usize = 2_048;
 /// Datagrams read without giving the other tasks a turn.
 const BATCH: u32 = 32;
 
@@ -102,7 +104,7 @@ impl Socket {
     }
 
     /// Reads one datagram, and the transmit stamp when it is there by now.
-    async fn datagram(&self, buffer: &mut [u8; LEN]) -> io::Result<Datagram> {
+    async fn datagram(&self, buffer: &mut [u8; ROOM]) -> io::Result<Datagram> {
         let what = Interest::READABLE.add(Interest::ERROR);
         self.udp
             .async_io(what, || {
@@ -116,7 +118,7 @@ impl Socket {
     /// The kernel queues the transmit stamp as an "error". Wi-Fi drivers that give none are never
     /// waited for.
     fn take_transmit_stamp(&self) {
-        let Ok((_, _, Some(left))) = receive(&self.udp, &mut [0; LEN], MsgFlags::MSG_ERRQUEUE)
+        let Ok((_, _, Some(left))) = receive(&self.udp, &mut [0; ROOM], MsgFlags::MSG_ERRQUEUE)
         else {
             return;
         };
@@ -124,10 +126,12 @@ impl Socket {
     }
 
     async fn answer(&self) -> io::Result<Reply> {
-        let mut packet = [0; LEN];
+        let mut buffer = [0; ROOM];
         for read in 1_u32.. {
-            let got = self.datagram(&mut packet).await?;
+            let got = self.datagram(&mut buffer).await?;
             {
+                let mut packet = [0; LEN];
+                packet.copy_from_slice(&buffer[..LEN]);
                 let mut course = self.course();
                 // The kernel filters by address, except for what came before it knew ours.
                 let wrong_address = got
@@ -135,8 +139,8 @@ impl Socket {
                     .is_some_and(|s| (s.ip(), s.port()) != (self.server.ip(), self.server.port()));
                 if wrong_address {
                     course.bogus.wrong_address += 1;
-                } else if got.bytes < LEN {
-                    course.bogus.short += 1;
+                } else if got.bytes < LEN || !buffer.get(LEN..got.bytes).is_some_and(ignorable) {
+                    course.bogus.wrong_length += 1;
                 } else if packet[24..32] != course.nonce.to_be_bytes() {
                     course.bogus.wrong_origin += 1;
                 } else {
@@ -248,17 +252,17 @@ fn nonce() -> io::Result<u64> {
     }
 }
 
-/// Reads a datagram (or, with `MSG_ERRQUEUE`, a transmit stamp) without waiting: its length up to
-/// the buffer's, its source, the kernel's software stamp.
+/// Reads a datagram (or, with `MSG_ERRQUEUE`, a transmit stamp) without waiting: its length even
+/// beyond the buffer's, its source, the kernel's software stamp.
 fn receive(
     udp: &UdpSocket,
-    buffer: &mut [u8; LEN],
+    buffer: &mut [u8; ROOM],
     flags: MsgFlags,
 ) -> io::Result<(usize, Option<SocketAddr>, Option<UtcTime>)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let mut control =
         nix::cmsg_space!(Timestamps, Timestamps, libc::sock_extended_err, libc::sockaddr_in6);
-    let flags = flags | MsgFlags::MSG_DONTWAIT;
+    let flags = flags | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
     let got = recvmsg::<SockaddrStorage>(udp.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
     let mut stamp = None;
     for message in got.cmsgs().into_iter().flatten() {

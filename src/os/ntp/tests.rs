@@ -164,19 +164,24 @@ fn bogus_datagrams_are_skipped_and_counted_until_the_good_one() {
         socket.send_to(&good, from).unwrap();
     });
     let got = ask(server);
-    assert_eq!(got.bogus, Bogus { short: 48, wrong_origin: 65, wrong_address: 0 });
+    assert_eq!(got.bogus, Bogus { wrong_length: 48, wrong_origin: 65, wrong_address: 0 });
 }
 
 #[test]
-fn what_follows_the_48_bytes_is_ignored() {
+fn only_whole_extension_fields_may_follow_the_48_bytes() {
     for extra in [1, 2, 3, 4, 20, 24, 500, 65_507 - LEN] {
         let server = server(move |socket, request, from| {
             let mut long = reply(request).to_vec();
             long.resize(LEN + extra, 0xa5);
             socket.send_to(&long, from).unwrap();
+            let mut sound = reply(request).to_vec();
+            sound.extend_from_slice(&[1, 4, 0, 32]);
+            sound.resize(LEN + 32, 0);
+            socket.send_to(&sound, from).unwrap();
         });
         let got = ask(server);
-        assert_eq!((got.packet[0], got.bogus), (0b00_100_100, Bogus::default()), "{extra}");
+        let bogus = Bogus { wrong_length: 1, ..Bogus::default() };
+        assert_eq!((got.packet[0], got.bogus), (0b00_100_100, bogus), "{extra}");
     }
 }
 
