@@ -61,7 +61,8 @@ pub fn field(claimed: u16, bytes: usize) -> Vec<u8> {
 }
 
 fn lengths() -> Vec<Lie> {
-    let mut all = vec![lie("an empty datagram", Skipped(Rejected::Length), Liar::saying(|_| vec![]))];
+    let mut all =
+        vec![lie("an empty datagram", Skipped(Rejected::Length), Liar::saying(|_| vec![]))];
     for length in 1..48 {
         let name = format!("{length} bytes");
         let server = Liar::spoiling(move |r| r.truncate(length));
