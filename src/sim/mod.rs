@@ -12,6 +12,7 @@ mod outcome;
 mod random;
 mod scenario;
 mod server;
+pub mod shooter;
 mod solo;
 mod world;
 

@@ -213,9 +213,11 @@ impl Dating {
         // The shots alone: a start that had a say must not confirm itself.
         let shots = self.alone(&h)?;
         let (known, sd) = self.lag.mean_sd();
-        let seen = shots.iter().map(|(at, p)| at * p).sum::<f64>() - start + h.interval_ms * 0.6;
+        let seen = shots.mean() - start + h.interval_ms * 0.6;
         let off = seen - known;
-        let credible = STRINGS_AGREE_MS + 2.0 * sd + h.interval_ms;
+        // A start may have waited for retries, shots together hardly.
+        let waits = h.interval_ms * if off < 0.0 { 4.0 } else { 1.0 };
+        let credible = STRINGS_AGREE_MS + 2.0 * sd + waits;
         let alarm = self.lag.strings() >= 3 && self.shots() >= 3 && off.abs() > credible;
         self.lag.learn(&shots, start, h.interval_ms);
         alarm.then_some(off)

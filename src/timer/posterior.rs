@@ -38,6 +38,16 @@ pub struct Cells {
 }
 
 impl Cells {
+    /// Its mean.
+    pub fn mean(&self) -> f64 {
+        let (mut place, mut held) = (0.0, 0.0);
+        for (i, p) in self.density.iter().enumerate() {
+            place += i as f64 * f64::from(*p);
+            held += f64::from(*p);
+        }
+        self.top - self.step * place / held
+    }
+
     /// The cells' centres with their probabilities.
     pub fn iter(&self) -> impl Iterator<Item = (f64, f64)> {
         self.density
@@ -218,18 +228,25 @@ pub fn summary<'a>(
     }
     let step = ((high - low) / 800.0).max(STEP_MS);
     let mut bins = vec![0.0_f64; ((high - low) / step) as usize + 2];
-    let mut mean = 0.0;
+    // From `low`, not from the origin: single precision sums to 1 only to the seventh digit,
+    // and the origin may be a day away.
+    let (mut mean, mut held) = (0.0, 0.0);
     for (weight, cells) in parts {
         let share = weight / total;
         for (at, p) in cells.iter() {
             let mass = share * p;
-            mean += at * mass;
+            mean += (at - low) * mass;
+            held += mass;
             // Shared between the two nearest bins, so that the mean is kept.
             let place = (at - low) / step;
             let (bin, part) = (place as usize, place.fract());
             bins[bin] += mass * (1.0 - part);
             bins[bin + 1] += mass * part;
         }
+    }
+    let mean = low + mean / held;
+    for bin in &mut bins {
+        *bin /= held;
     }
     let (mut right, mut inside) = (0, 0.0);
     let mut shortest = (0, bins.len());
