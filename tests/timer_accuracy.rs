@@ -92,8 +92,13 @@ fn shoot(trial: &Trial) -> [Score; 4] {
     for (score, after) in scores.iter().zip(AFTER) {
         println!(
             "{} ms, start {}, fresh {}, {after} shots: sd {:.2} rms {:.2} ms, inside {:.3}, width {:.1} ms",
-            trial.interval_ms, trial.start, trial.fresh,
-            score.sd(), score.rms(), score.coverage(), score.width()
+            trial.interval_ms,
+            trial.start,
+            trial.fresh,
+            score.sd(),
+            score.rms(),
+            score.coverage(),
+            score.width()
         );
     }
     scores
@@ -124,7 +129,8 @@ fn a_start_frame_makes_them_better() {
 #[test]
 fn a_short_interval_makes_them_better_still() {
     for (start, limit) in [(false, 2.8), (true, 2.5)] {
-        let scores = shoot(&Trial { interval_ms: 15.0, start, fresh: false, strings: 2000, seed: 3 });
+        let scores =
+            shoot(&Trial { interval_ms: 15.0, start, fresh: false, strings: 2000, seed: 3 });
         let six = &scores[2];
         assert!(six.sd() <= limit && six.coverage() >= 0.95 && six.width() <= 4.0 * six.sd());
     }
@@ -136,7 +142,11 @@ fn an_interval_measured_from_the_string_itself_is_no_excuse() {
         let trial = Trial { interval_ms, start: true, fresh: true, strings: 600, seed: 4 };
         let scores = shoot(&trial);
         for (score, after) in scores.iter().zip(AFTER) {
-            assert!(score.coverage() >= 0.935, "{interval_ms} ms, {after} shots: {}", score.coverage());
+            assert!(
+                score.coverage() >= 0.935,
+                "{interval_ms} ms, {after} shots: {}",
+                score.coverage()
+            );
         }
         assert!(scores[3].width() <= 4.4 * scores[3].sd(), "{interval_ms} ms");
     }
@@ -174,7 +184,9 @@ fn with_d0_unknown_the_bound_says_so() {
         }
     }
     let e = dating.estimate().unwrap();
-    assert!(!e.calibrated && e.bound >= Nanos::from_millis(60) && e.inside < Nanos::from_millis(40));
+    assert!(
+        !e.calibrated && e.bound >= Nanos::from_millis(60) && e.inside < Nanos::from_millis(40)
+    );
     assert!((e.epoch - fired.beep).abs() <= e.bound);
 }
 

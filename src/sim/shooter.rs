@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn the_modes_shoot_what_they_say() {
         let fire = |course| {
-            let mut shooter = Shooter::new(Habit { course, ..Habit::default() }, Radio::default(), 1);
+            let mut shooter =
+                Shooter::new(Habit { course, ..Habit::default() }, Radio::default(), 1);
             let fired = shooter.fire(second(10));
             fired.shots.iter().map(|s| (*s - fired.beep).get() / 1_000_000).collect::<Vec<_>>()
         };
