@@ -34,7 +34,7 @@ vm-test-timer:
 	$(CARGO) build --locked --release --bins
 	python3 tests/vm/timer.py target/release/leadville-timesync
 
-vm-test-package: deb
+vm-test-package: deb deb-arm64
 	tests/vm/setup.sh
 	python3 tests/package/run.py
 

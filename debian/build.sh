@@ -1,7 +1,10 @@
 #!/bin/sh
-# build.sh [amd64|arm64] : the package, in target/debian/, checked by lintian.
+# build.sh [amd64|arm64]     the package, in target/debian/, checked by lintian
+# build.sh --twice [ARCH]    the package built again from nothing under another path: the same bytes?
 # Installs what it lacks (as root, with apt and rustup); needs cargo from rustup in PATH.
 set -eu
+twice=''
+if [ "${1:-}" = --twice ]; then twice=yes; shift; fi
 arch=${1:-amd64}
 cd "$(dirname "$0")/.."
 PATH=$PATH:$HOME/.cargo/bin
@@ -46,6 +49,16 @@ for target in clean binary; do
         exit 1
     fi
 done
+
+if [ -n "$twice" ]; then
+    other=$(mktemp -d)
+    trap 'rm -rf "$other"' EXIT
+    git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$other"
+    "$other/debian/build.sh" "$arch"
+    cmp "target/debian/leadville-timesync_${version}_$arch.deb" "$other/target/debian/leadville-timesync_${version}_$arch.deb"
+    echo "$arch: the same bytes, built in $(pwd) and in $other"
+    exit
+fi
 
 deb=target/debian/leadville-timesync_${version}_$arch.deb
 lintian --fail-on error,warning --tag-display-limit 0 "$deb"
