@@ -1,8 +1,8 @@
 //! One member of the bank: one idea of how the crystal wanders, and what the window of
 //! samples means under it.
 //!
-//! State: offset x, frequency f, its rate r (momentum; zero for plain random walks), and the
-//! base delay of each server. Every packet is a Gaussian *site* on x + B (outward) or −x + B
+//! State: offset x, frequency f (a random walk), a swing g of the frequency with its rate r (a
+//! damped oscillator; zero for plain random walks), and the base delay of each server. Every packet is a Gaussian *site* on x + B (outward) or −x + B
 //! (homeward). Sites are found by expectation propagation: a forward Kalman pass, a backward
 //! pass of the adjoint (modified Bryson-Frazier: no matrix is inverted), each site's cavity
 //! seen through its packet, again.
@@ -10,10 +10,12 @@ use super::site::{Queue, Seen, see};
 
 /// Servers that are estimated together.
 pub(super) const SLOTS: usize = 8;
-/// Offset, frequency, rate, base delays.
-pub(super) const DIM: usize = 3 + SLOTS;
+/// Offset, frequency, swing, rate of the swing …
+pub(super) const HEAD: usize = 4;
+/// … and base delays.
+pub(super) const DIM: usize = HEAD + SLOTS;
 /// Samples that are looked at again.
-pub(super) const WINDOW: usize = 128;
+pub(super) const WINDOW: usize = 96;
 
 pub(super) type Vector = [f64; DIM];
 pub(super) type Matrix = [[f64; DIM]; DIM];
@@ -23,10 +25,29 @@ pub(super) type Matrix = [[f64; DIM]; DIM];
 pub(super) struct Wander {
     /// Random walk, per √s.
     pub walk: f64,
-    /// Momentum: standard deviation of the frequency's rate (1/s) …
-    pub rate: f64,
-    /// … and how long it lasts, seconds.
+    /// Swing: standard deviation of the frequency (1), zero for none, …
+    pub swing: f64,
+    /// … its period and the time in which it forgets, seconds (the latter above period / 2π).
+    pub period: f64,
     pub lasts: f64,
+    /// Seconds since boot when `t` was 0: a crystal just switched on warms up.
+    pub born: f64,
+}
+
+/// A cold crystal's frequency moves by so much (one standard deviation) …
+const WARMING: f64 = 2.5e-6;
+/// … with this time constant after boot, seconds.
+const WARM_UP: f64 = 240.0;
+
+impl Wander {
+    /// Variance of the swing's rate, 1/s².
+    pub(super) fn rate_variance(&self) -> f64 {
+        if self.swing == 0.0 {
+            return 0.0;
+        }
+        let (turn, half) = swing(self);
+        (turn * turn + half * half) * self.swing * self.swing
+    }
 }
 
 /// A sample as the members see it: seconds from the origin.
@@ -89,38 +110,57 @@ impl Belief {
         if dt <= 0.0 {
             return;
         }
+        let boot = self.t + wander.born;
         self.t = to;
-        let moved = Moved::over(dt, wander);
-        let Moved { f_from_r, x_from_r, r_stays, .. } = moved;
+        if (0.0..20.0 * WARM_UP).contains(&boot) {
+            let warm = WARMING * WARMING * libm::exp(-boot / WARM_UP) * -libm::expm1(-dt / WARM_UP);
+            let p = &mut self.cov;
+            p[0][0] += warm * dt * dt / 3.0;
+            p[0][1] += warm * dt / 2.0;
+            p[1][0] += warm * dt / 2.0;
+            p[1][1] += warm;
+        }
+        let steps =
+            if wander.swing == 0.0 { 1.0 } else { (dt / (0.1 * wander.period)).ceil().min(128.0) };
+        let moved = Moved::over(dt / steps, wander);
+        for _ in 0..steps as usize {
+            self.pass(&moved, dim);
+        }
+        for s in HEAD..dim {
+            self.cov[s][s] += base_walk[s - HEAD] * dt;
+        }
+    }
+
+    fn pass(&mut self, moved: &Moved, dim: usize) {
+        let &Moved { dt, x, g, r, .. } = moved;
+        let turn = |v: [f64; 4]| {
+            [
+                v[0] + dt * v[1] + x[0] * v[2] + x[1] * v[3],
+                v[1],
+                g[0] * v[2] + g[1] * v[3],
+                r[0] * v[2] + r[1] * v[3],
+            ]
+        };
         let m = &mut self.mean;
-        m[0] += dt * m[1] + x_from_r * m[2];
-        m[1] += f_from_r * m[2];
-        m[2] *= r_stays;
+        [m[0], m[1], m[2], m[3]] = turn([m[0], m[1], m[2], m[3]]);
         let p = &mut self.cov;
         for j in 0..dim {
-            p[0][j] += dt * p[1][j] + x_from_r * p[2][j];
-            p[1][j] += f_from_r * p[2][j];
-            p[2][j] *= r_stays;
+            [p[0][j], p[1][j], p[2][j], p[3][j]] = turn([p[0][j], p[1][j], p[2][j], p[3][j]]);
         }
         for row in p.iter_mut().take(dim) {
-            row[0] += dt * row[1] + x_from_r * row[2];
-            row[1] += f_from_r * row[2];
-            row[2] *= r_stays;
+            [row[0], row[1], row[2], row[3]] = turn([row[0], row[1], row[2], row[3]]);
         }
-        for i in 0..3 {
-            for j in 0..3 {
+        for i in 0..HEAD {
+            for j in 0..HEAD {
                 p[i][j] += moved.noise[i][j];
             }
-        }
-        for s in 3..dim {
-            p[s][s] += base_walk[s - 3] * dt;
         }
     }
 
     /// The sum x + B or −x + B: P·h, mean and variance.
     fn sum(&self, direction: usize, slot: usize, dim: usize) -> Trace {
         let sign = if direction == 0 { 1.0 } else { -1.0 };
-        let b = 3 + slot;
+        let b = HEAD + slot;
         let mut trace = Trace::NONE;
         for j in 0..dim {
             trace.gain[j] = sign * self.cov[0][j] + self.cov[b][j];
@@ -146,57 +186,59 @@ impl Belief {
     }
 }
 
-/// What passes in `dt` seconds of an integrated Ornstein-Uhlenbeck process plus a random walk.
+/// What passes in `dt` seconds: x, g and r get so much of the swing and of its rate.
 struct Moved {
-    f_from_r: f64,
-    x_from_r: f64,
-    r_stays: f64,
-    noise: [[f64; 3]; 3],
+    dt: f64,
+    x: [f64; 2],
+    g: [f64; 2],
+    r: [f64; 2],
+    noise: [[f64; HEAD]; HEAD],
 }
 
 /// White noise of the phase, s²/s: far below anything the network shows.
 const PHASE: f64 = 1e-20;
 
 impl Moved {
+    /// r' = −ω²g − γr + noise, g' = r, x' = f + g. The noise is that of a short step, in which
+    /// the spring has hardly pulled.
     fn over(dt: f64, wander: &Wander) -> Self {
         let q = wander.walk * wander.walk;
         let (d2, d3) = (dt * dt, dt * dt * dt);
-        let mut noise = [[0.0; 3]; 3];
+        let mut noise = [[0.0; HEAD]; HEAD];
         noise[0][0] = q * d3 / 3.0 + PHASE * dt;
         noise[0][1] = q * d2 / 2.0;
-        noise[1][1] = q * dt;
-        if wander.rate == 0.0 {
-            noise[1][0] = noise[0][1];
-            return Self { f_from_r: 0.0, x_from_r: 0.0, r_stays: 0.0, noise };
-        }
-        let (t, var) = (wander.lasts, wander.rate * wander.rate);
-        let a = dt / t;
-        let e = libm::exp(-a);
-        if a < 0.05 {
-            let k = 2.0 * var / t;
-            noise[2][2] = k * dt;
-            noise[1][2] = k * d2 / 2.0;
-            noise[1][1] += k * d3 / 3.0;
-            noise[0][2] = k * d3 / 6.0;
-            noise[0][1] += k * d2 * d2 / 8.0;
-            noise[0][0] += k * d2 * d3 / 20.0;
-        } else {
-            let (u, w) = (1.0 - e, 1.0 - e * e);
-            let b = a - u;
-            noise[2][2] = var * w;
-            noise[1][2] = var * t * u * u;
-            noise[1][1] += var * t * t * (2.0 * b - u * u);
-            noise[0][2] = var * t * t * (w - 2.0 * a * e);
-            noise[0][1] += var * t * t * t * b * b;
-            let a1 = a - 1.0;
-            noise[0][0] +=
-                2.0 * var * t * t * t * t * ((a1 * a1 * a1 + 1.0) / 3.0 - 2.0 * a * e + w / 2.0);
-        }
         noise[1][0] = noise[0][1];
+        noise[1][1] = q * dt;
+        if wander.swing == 0.0 {
+            return Self { dt, x: [0.0; 2], g: [0.0; 2], r: [0.0; 2], noise };
+        }
+        let (turn, half) = swing(wander);
+        let own2 = turn * turn + half * half;
+        let k = 4.0 * half * own2 * wander.swing * wander.swing;
+        noise[3][3] = k * dt;
+        noise[2][3] = k * d2 / 2.0;
+        noise[2][2] = k * d3 / 3.0;
+        noise[0][3] = k * d3 / 6.0;
+        noise[0][2] = k * d2 * d2 / 8.0;
+        noise[0][0] += k * d2 * d3 / 20.0;
+        noise[3][2] = noise[2][3];
+        noise[3][0] = noise[0][3];
         noise[2][0] = noise[0][2];
-        noise[2][1] = noise[1][2];
-        Self { f_from_r: t * (1.0 - e), x_from_r: t * (dt - t * (1.0 - e)), r_stays: e, noise }
+        let e = libm::exp(-half * dt);
+        let (sin, cos) = libm::sincos(turn * dt);
+        let (c, s) = (e * cos, e * sin / turn);
+        let g = [c + half * s, s];
+        let r = [-own2 * s, c - half * s];
+        // the integral of g, from r' = −ω²g − 2(γ/2)r: ∫g = −(Δr + γ Δg) / ω²
+        let x =
+            [(-r[0] - 2.0 * half * (g[0] - 1.0)) / own2, (1.0 - r[1] - 2.0 * half * g[1]) / own2];
+        Self { dt, x, g, r, noise }
     }
+}
+
+/// Angular frequency and half the damping of a swing, 1/s.
+fn swing(wander: &Wander) -> (f64, f64) {
+    (std::f64::consts::TAU / wander.period, 1.0 / wander.lasts)
 }
 
 /// One member.
@@ -275,13 +317,13 @@ impl Member {
     }
 
     /// Looks at every packet of the window again, in the light of all others. `learn` hears of
-    /// each packet's slot, direction, queueing (mean) and probability of belonging.
+    /// each packet's slot and direction, how it was seen, and how far (s) it is from the sum.
     pub(super) fn sweep(
         &mut self,
         shared: &Shared,
         traces: &mut [[Trace; 2]],
         damping: f64,
-        mut learn: impl FnMut(usize, usize, f64, f64),
+        mut learn: impl FnMut(usize, usize, &Seen, f64),
     ) {
         self.forward(shared, Some(traces));
         let dim = shared.dim;
@@ -304,7 +346,7 @@ impl Member {
                 let less = 1.0 / (1.0 + tau * trace.variance);
                 let c = tau * less;
                 let sign = if d == 0 { 1.0 } else { -1.0 };
-                let b = 3 + slot;
+                let b = HEAD + slot;
                 let g = &trace.gain;
                 let mut w: Vector = [0.0; DIM];
                 let mut gl = 0.0;
@@ -355,7 +397,7 @@ impl Member {
                 } else {
                     (seen.mean - cavity_mean) * cavity
                 };
-                learn(slot, d, sample.most[d] - seen.mean, seen.belongs);
+                learn(slot, d, &seen, sample.most[d] - mean);
                 if fresh.is_finite() && pull.is_finite() {
                     let site = &mut self.sites[i];
                     site.tau[d] += damping * (fresh - tau);
@@ -388,7 +430,7 @@ impl Member {
     /// A base delay is known as well as this and not better.
     pub(super) fn set_base(&mut self, slot: usize, mean: f64, variance: f64) {
         for belief in [&mut self.before, &mut self.after] {
-            let b = 3 + slot;
+            let b = HEAD + slot;
             belief.mean[b] = mean;
             for j in 0..DIM {
                 belief.cov[b][j] = 0.0;
@@ -398,13 +440,32 @@ impl Member {
         }
     }
 
+    /// A base delay last believed, and its variance.
+    pub(super) fn base(&self, slot: usize) -> (f64, f64) {
+        let b = HEAD + slot;
+        (self.after.mean[b], self.after.cov[b][b].max(0.0))
+    }
+
+    /// Whether its numbers are still numbers.
+    pub(super) fn sound(&self) -> bool {
+        self.after.mean.iter().all(|v| v.is_finite())
+            && (0..DIM).all(|i| self.after.cov[i][i].is_finite() && self.after.cov[i][i] >= -1e-15)
+    }
+
+    /// The frequency last believed.
+    pub(super) fn frequency(&self) -> f64 {
+        self.after.mean[1] + self.after.mean[2]
+    }
+
     /// Offset, frequency, rate at `t`, and the variances of the first two.
     pub(super) fn at(&self, t: f64) -> ([f64; 3], [f64; 2]) {
         let mut belief = self.after;
         let back = (t - belief.t).min(0.0);
-        belief.predict(t, &self.wander, 3, &[0.0; SLOTS]);
-        let m = &belief.mean;
-        ([m[0] + back * m[1], m[1], m[2]], [belief.cov[0][0].max(0.0), belief.cov[1][1].max(0.0)])
+        belief.predict(t, &self.wander, HEAD, &[0.0; SLOTS]);
+        let (m, p) = (&belief.mean, &belief.cov);
+        let f = m[1] + m[2];
+        let variance = p[1][1] + 2.0 * p[1][2] + p[2][2];
+        ([m[0] + back * f, f, m[3]], [p[0][0].max(0.0), variance.max(0.0)])
     }
 
     /// What a sample said no longer counts.
@@ -415,21 +476,24 @@ impl Member {
 
 /// The adjoint over a gap: λ ← Fᵀλ, Λ ← FᵀΛF.
 fn back(l: &mut Vector, big: &mut Matrix, dt: f64, wander: &Wander, dim: usize) {
-    let (f_from_r, x_from_r, r_stays) = if wander.rate == 0.0 {
-        (0.0, 0.0, 0.0)
-    } else {
-        let e = libm::exp(-dt / wander.lasts);
-        let f = wander.lasts * (1.0 - e);
-        (f, wander.lasts * (dt - f), e)
+    if dt <= 0.0 {
+        return;
+    }
+    let Moved { x, g, r, .. } = Moved::over(dt, wander);
+    let turn = |v: [f64; 4]| {
+        [
+            v[0],
+            dt * v[0] + v[1],
+            x[0] * v[0] + g[0] * v[2] + r[0] * v[3],
+            x[1] * v[0] + g[1] * v[2] + r[1] * v[3],
+        ]
     };
-    l[2] = r_stays * l[2] + x_from_r * l[0] + f_from_r * l[1];
-    l[1] += dt * l[0];
+    [l[0], l[1], l[2], l[3]] = turn([l[0], l[1], l[2], l[3]]);
     for j in 0..dim {
-        big[2][j] = r_stays * big[2][j] + x_from_r * big[0][j] + f_from_r * big[1][j];
-        big[1][j] += dt * big[0][j];
+        [big[0][j], big[1][j], big[2][j], big[3][j]] =
+            turn([big[0][j], big[1][j], big[2][j], big[3][j]]);
     }
     for row in big.iter_mut().take(dim) {
-        row[2] = r_stays * row[2] + x_from_r * row[0] + f_from_r * row[1];
-        row[1] += dt * row[0];
+        [row[0], row[1], row[2], row[3]] = turn([row[0], row[1], row[2], row[3]]);
     }
 }

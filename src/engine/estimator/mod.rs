@@ -4,8 +4,8 @@ mod server;
 mod site;
 
 use crate::units::{Nanos, Ppm, RawTime};
-use member::{Belief, Member, Seconds, Shared, Trace, WINDOW, Wander};
-use server::{SLOTS, Server};
+use member::{Belief, HEAD, Member, Seconds, Shared, Trace, WINDOW, Wander};
+use server::{SLOTS, Server, Tally};
 use site::Queue;
 
 /// A server's index, stable for its life.
@@ -88,15 +88,24 @@ pub struct DriftMemory {
 
 /// The bank: how a crystal may wander. Random walks from quiet to a sunny window sill, and two
 /// with momentum, for boxes that warm up and cool down.
-const BANK: [Wander; 7] = [
-    Wander { walk: 3e-10, rate: 0.0, lasts: 0.0 },
-    Wander { walk: 1e-9, rate: 0.0, lasts: 0.0 },
-    Wander { walk: 3e-9, rate: 0.0, lasts: 0.0 },
-    Wander { walk: 1e-8, rate: 0.0, lasts: 0.0 },
-    Wander { walk: 4e-8, rate: 0.0, lasts: 0.0 },
-    Wander { walk: 1e-9, rate: 1e-9, lasts: 1000.0 },
-    Wander { walk: 1e-9, rate: 3e-9, lasts: 1000.0 },
+const BANK: [Wander; 8] = [
+    walk(3e-10),
+    walk(1e-9),
+    walk(3e-9),
+    walk(1e-8),
+    walk(4e-8),
+    swing(2000.0),
+    swing(3600.0),
+    swing(6500.0),
 ];
+
+const fn walk(walk: f64) -> Wander {
+    Wander { walk, swing: 0.0, period: 0.0, lasts: 0.0, born: 0.0 }
+}
+
+const fn swing(period: f64) -> Wander {
+    Wander { walk: 1e-9, swing: 1.2e-6, period, lasts: period, born: 0.0 }
+}
 
 /// Past predictions fade with this time constant, seconds.
 const FADES: f64 = 4.0 * 3600.0;
@@ -104,8 +113,12 @@ const FADES: f64 = 4.0 * 3600.0;
 const FLOOR: f64 = -12.0;
 /// Without a drift file: a crystal is right to so many ppm (one standard deviation).
 const UNKNOWN_PPM: f64 = 60.0;
-/// Half-width of 95 % in standard deviations, with what moment matching leaves out.
-const COVER: f64 = 2.3;
+/// What moment matching leaves out of a standard deviation.
+const STRETCH: f64 = 1.15;
+/// Half-width of 95 % of a normal distribution, in standard deviations.
+const COVER: f64 = 1.96;
+/// Bursts after something upset the estimate come at most this often, seconds.
+const BURST_EVERY: f64 = 3600.0;
 
 /// The joint estimate of the crystal from all selected servers' samples.
 #[derive(Debug)]
@@ -119,6 +132,11 @@ pub struct Estimator {
     selected: Option<Vec<ServerId>>,
     turn: usize,
     counted: u32,
+    /// Samples since the last burst began.
+    fresh: u32,
+    burst: f64,
+    /// Frequency and its standard deviation to start from.
+    start: (f64, f64),
     shed: bool,
     last: f64,
 }
@@ -127,20 +145,31 @@ impl Estimator {
     /// An estimator that knows nothing but, perhaps, the drift file's frequency.
     #[must_use]
     pub fn new(prior: Option<FrequencyPrior>) -> Self {
-        let unknown = FrequencyPrior { frequency: Ppm::new(0.0), sd: Ppm::new(UNKNOWN_PPM) };
-        Self {
-            prior: prior.filter(|p| sane(p.frequency.get(), p.sd.get())).unwrap_or(unknown),
+        let mut new = Self {
+            prior: FrequencyPrior { frequency: Ppm::new(0.0), sd: Ppm::new(UNKNOWN_PPM) },
             origin: None,
-            members: BANK.iter().map(|&w| Member::new(w)).collect(),
+            members: bank(),
             samples: Vec::with_capacity(WINDOW),
             traces: vec![[Trace::NONE; 2]; WINDOW],
             servers: [Server::NONE; SLOTS],
             selected: None,
             turn: 0,
             counted: 0,
+            fresh: 0,
+            burst: 0.0,
+            start: (0.0, 0.0),
             shed: false,
             last: 0.0,
+        };
+        new.expect(prior);
+        new
+    }
+
+    fn expect(&mut self, prior: Option<FrequencyPrior>) {
+        if let Some(prior) = prior.filter(|p| sane(p.frequency.get(), p.sd.get())) {
+            self.prior = prior;
         }
+        self.start = (self.prior.frequency.get() * 1e-6, self.prior.sd.get() * 1e-6);
     }
 
     fn seconds(&self, at: RawTime) -> f64 {
@@ -171,7 +200,7 @@ impl Estimator {
     }
 
     fn dim(&self) -> usize {
-        3 + self.servers.iter().rposition(|s| s.id.is_some()).map_or(0, |s| s + 1)
+        HEAD + self.servers.iter().rposition(|s| s.id.is_some()).map_or(0, |s| s + 1)
     }
 
     fn drop_slot(&mut self, slot: usize) {
@@ -198,11 +227,15 @@ impl Estimator {
         let (_, base) = *self.origin.get_or_insert_with(|| (sample.sent, sample.offset()));
         let Some(slot) = self.slot_for(server) else { return };
         let t = self.seconds(sample.sent + (sample.received - sample.sent).half()).max(self.last);
+        if t - self.last > 1800.0 && self.counted > 0 {
+            self.burst(t, 6);
+        }
         self.last = t;
-        let frequency = self.members[self.best()].after.mean[1];
+        let frequency = self.members[self.best()].frequency();
+        let skew = self.servers[slot].skew;
         let most = [
-            (sample.outward - base).as_secs_f64() + frequency * flight / 2.0,
-            -(sample.homeward - base).as_secs_f64() + frequency * flight / 2.0,
+            -skew + (sample.outward - base).as_secs_f64() + frequency * flight / 2.0,
+            skew - (sample.homeward - base).as_secs_f64() + frequency * flight / 2.0,
         ];
         let counts = self.counts(server);
         if self.samples.len() == WINDOW {
@@ -220,11 +253,23 @@ impl Estimator {
             return;
         }
         self.counted += 1;
+        self.fresh = self.fresh.saturating_add(1);
         if self.counted == 1 {
             self.begin();
             return;
         }
-        self.learn();
+        self.learn(slot);
+        if !self.members.iter().all(Member::sound) {
+            self.begin();
+        }
+    }
+
+    /// The next polls come in a burst, as if only so many samples had been seen.
+    fn burst(&mut self, t: f64, seen: u32) {
+        if self.burst == 0.0 || t - self.burst > BURST_EVERY {
+            self.burst = t;
+            self.fresh = self.fresh.min(seen);
+        }
     }
 
     /// Starts from the first sample that counts.
@@ -233,18 +278,21 @@ impl Estimator {
         let middle = (first.most[0] - first.most[1]) / 2.0;
         let half = ((first.most[0] + first.most[1]) / 2.0).max(1e-5);
         let bases = self.servers.map(|s| s.first_base());
-        let f = (self.prior.frequency.get() * 1e-6, self.prior.sd.get() * 1e-6);
+        let f = self.start;
+        let born = self.origin.map_or(0.0, |(zero, _)| zero.as_nanos() as f64 * 1e-9);
         for m in &mut self.members {
+            m.wander.born = born;
             let mut b = Belief::nothing();
             b.t = first.t;
             b.mean[0] = middle;
             b.mean[1] = f.0;
             b.cov[0][0] = half * half;
             b.cov[1][1] = f.1 * f.1;
-            b.cov[2][2] = m.wander.rate * m.wander.rate;
+            b.cov[2][2] = m.wander.swing * m.wander.swing;
+            b.cov[3][3] = m.wander.rate_variance();
             for (slot, &(mean, variance)) in bases.iter().enumerate() {
-                b.mean[3 + slot] = mean;
-                b.cov[3 + slot][3 + slot] = variance;
+                b.mean[HEAD + slot] = mean;
+                b.cov[HEAD + slot][HEAD + slot] = variance;
             }
             m.before = b;
             m.after = b;
@@ -253,11 +301,7 @@ impl Estimator {
             }
         }
         self.shed = false;
-        for _ in 0..4 {
-            for n in 0..self.members.len() {
-                self.sweep(n);
-            }
-        }
+        self.sweep_all(4);
     }
 
     fn best(&self) -> usize {
@@ -267,26 +311,144 @@ impl Estimator {
     }
 
     /// The newest sample: predicted by every member, then looked at with all the others.
-    fn learn(&mut self) {
+    fn learn(&mut self, slot: usize) {
         let n = self.samples.len() - 1;
-        let passed = self.samples[n].t - self.samples[n.saturating_sub(1)].t;
+        let newest = self.samples[n];
+        let passed = newest.t - self.samples[n.saturating_sub(1)].t;
         let fade = libm::exp(-passed / FADES);
+        let best = self.best();
+        let base = self.members[best].base(slot).0;
         let (queues, walks, dim) = self.shared();
         let shared = Shared { samples: &self.samples, queues: &queues, base_walk: &walks, dim };
-        for m in &mut self.members {
+        for (i, m) in self.members.iter_mut().enumerate() {
             let seen = m.append(&shared);
             m.weight = m.weight * fade + seen[0].log_evidence + seen[1].log_evidence;
+            if i == best {
+                self.servers[slot].judge(&seen, newest.most[0] + newest.most[1] - 2.0 * base);
+            }
         }
         self.balance();
+        if self.surprise(slot) {
+            return;
+        }
         if self.counted < 24 {
-            for n in 0..self.members.len() {
-                self.sweep(n);
-            }
+            self.sweep_all(1);
         } else {
             self.sweep(self.best());
             self.turn = (self.turn + 1) % self.members.len();
             self.sweep(self.turn);
         }
+    }
+
+    fn sweep_all(&mut self, times: usize) {
+        for _ in 0..times {
+            for n in 0..self.members.len() {
+                self.sweep(n);
+            }
+        }
+    }
+
+    /// Another route, another server's clock, another crystal: what no longer fits is learned
+    /// anew. True when something was.
+    fn surprise(&mut self, slot: usize) -> bool {
+        let server = self.servers[slot];
+        if server.too_late() {
+            self.reroute(slot, server.late as usize);
+            return true;
+        }
+        if server.broken < 3 {
+            return false;
+        }
+        let (base, variance) = self.members[self.best()].base(slot);
+        let round = self
+            .samples
+            .iter()
+            .rev()
+            .filter(|s| usize::from(s.slot) == slot)
+            .take(server.broken as usize)
+            .map(|s| s.most[0] + s.most[1])
+            .fold(f64::INFINITY, f64::min);
+        if round < 2.0 * base - 6.0 * variance.sqrt() - 4.0 * server.softness().sqrt() {
+            self.reroute(slot, server.broken as usize);
+            return true;
+        }
+        let (mut broken, mut all) = (0, 0);
+        for s in self.servers.iter().filter(|s| s.id.is_some_and(|id| self.counts(id))) {
+            all += 1;
+            broken += u32::from(s.broken >= 2);
+        }
+        if server.broken >= 4 && 2 * broken > all {
+            self.upset(slot, server.broken as usize, server.doubt);
+            return true;
+        }
+        false
+    }
+
+    /// A server is reached by another route since its last `packets`: its base delay is learned
+    /// anew, and the offset held meanwhile, which shows how uneven the change was.
+    fn reroute(&mut self, slot: usize, packets: usize) {
+        let best = self.best();
+        let own = |s: &Seconds| usize::from(s.slot) == slot && s.counts;
+        let mut first = self.samples.len();
+        let mut found = 0;
+        let mut edge = [f64::INFINITY; 2];
+        for (i, s) in self.samples.iter().enumerate().rev().filter(|(_, s)| own(s)).take(packets) {
+            let (x, _) = self.members[best].at(s.t);
+            edge = [edge[0].min(s.most[0] - x[0]), edge[1].min(s.most[1] + x[0])];
+            (first, found) = (i, found + 1);
+        }
+        if found == 0 {
+            return;
+        }
+        for _ in 0..first {
+            self.shed_first();
+        }
+        let sd = self.members[best].at(self.last).1[0].sqrt();
+        let server = &mut self.servers[slot];
+        let unsure =
+            server.slow / f64::from(found) + sd + (server.softness() / f64::from(found)).sqrt();
+        let uneven = server.skew + (edge[0] - edge[1]) / 2.0;
+        let real = uneven.abs() > 4.0 * unsure;
+        let change = if real { uneven } else { 0.0 } - server.skew;
+        server.skew += change;
+        server.skew_sd = if real { unsure } else { 0.0 };
+        server.reroute((edge[0] + edge[1]).max(0.0));
+        let (mean, variance) = server.first_base();
+        for (i, s) in
+            self.samples.iter_mut().enumerate().filter(|(_, s)| usize::from(s.slot) == slot)
+        {
+            s.most = [s.most[0] - change, s.most[1] + change];
+            self.members.iter_mut().for_each(|m| m.unsay(i));
+        }
+        self.members.iter_mut().for_each(|m| m.set_base(slot, mean, variance));
+        self.sweep_all(3);
+    }
+
+    /// Offset or frequency are not what they were: starts again from a server's last `packets`.
+    fn upset(&mut self, slot: usize, packets: usize, by: f64) {
+        let own = |s: &Seconds| usize::from(s.slot) == slot && s.counts;
+        let mut indices =
+            self.samples.iter().enumerate().rev().filter(|(_, s)| own(s)).map(|(i, _)| i);
+        let Some(first) =
+            indices.nth(packets.saturating_sub(1)).or_else(|| self.samples.iter().position(own))
+        else {
+            return;
+        };
+        let since = self.samples.last().map_or(0.0, |s| s.t)
+            - self.samples[..first].iter().rfind(|s| s.counts).map_or(f64::INFINITY, |s| s.t);
+        let slope = if since.is_finite() { by / since.max(1.0) } else { 0.0 };
+        let frequency = self.members[self.best()].frequency();
+        let frequency = if frequency.is_finite() { frequency } else { 0.0 };
+        self.start = (frequency, slope.clamp(2e-6, 0.02));
+        self.samples.drain(..first);
+        for server in &mut self.servers {
+            server.broken = 0;
+            server.doubt = 0.0;
+            server.late = 0;
+        }
+        self.counted = self.samples.iter().filter(|s| s.counts).count() as u32;
+        self.burst(self.last, self.counted);
+        self.begin();
     }
 
     fn balance(&mut self) {
@@ -304,16 +466,13 @@ impl Estimator {
         let best = n == self.best();
         let (queues, walks, dim) = self.shared();
         let shared = Shared { samples: &self.samples, queues: &queues, base_walk: &walks, dim };
-        let mut sums = [[(0.0, 0.0); 2]; SLOTS];
-        self.members[n].sweep(&shared, &mut self.traces, 0.7, |slot, d, queueing, belongs| {
-            let queue = queues[slot][d].mean;
-            let sum: &mut (f64, f64) = &mut sums[slot][d];
-            sum.0 += belongs * queueing.clamp(0.0, 8.0 * queue);
-            sum.1 += belongs;
+        let mut tallies = [[Tally::NONE; 2]; SLOTS];
+        self.members[n].sweep(&shared, &mut self.traces, 0.7, |slot, d, seen, beyond| {
+            tallies[slot][d].count(seen, beyond);
         });
         if best {
-            for (server, sum) in self.servers.iter_mut().zip(&sums) {
-                server.queue(sum);
+            for (server, tally) in self.servers.iter_mut().zip(&tallies) {
+                server.learn(tally);
             }
         }
     }
@@ -347,11 +506,7 @@ impl Estimator {
         }
         self.counted = self.counted.max(self.samples.iter().filter(|s| s.counts).count() as u32);
         if self.shed {
-            for _ in 0..2 {
-                for n in 0..self.members.len() {
-                    self.sweep(n);
-                }
-            }
+            self.sweep_all(2);
         } else {
             self.begin();
         }
@@ -374,27 +529,53 @@ impl Estimator {
         let t = self.seconds(at);
         let total: f64 = self.members.iter().map(|m| libm::exp(m.weight)).sum();
         let mut mean = [0.0; 3];
-        let mut square = [0.0; 2];
-        for m in &self.members {
+        let mut parts = [[(0.0, 0.0, 0.0); BANK.len()]; 2];
+        for (i, m) in self.members.iter().enumerate() {
             let share = libm::exp(m.weight) / total;
             let (x, v) = m.at(t);
             for k in 0..3 {
                 mean[k] += share * x[k];
             }
             for k in 0..2 {
-                square[k] += share * (v[k] + x[k] * x[k]);
+                parts[k][i] = (share, x[k], v[k].sqrt() * STRETCH);
             }
         }
-        let sd = [0, 1].map(|k| (square[k] - mean[k] * mean[k]).max(0.0).sqrt());
+        let (spread, doubt) = self.disagreement();
+        let bound = within(&parts[0], mean[0]).hypot(COVER * spread).max(doubt);
         Some(Estimate {
             at,
             truth: base + Nanos::from_secs_f64(mean[0]),
             frequency: Ppm::from_slope(mean[1]),
-            bound: Nanos::from_secs_f64(COVER * sd[0]),
-            frequency_bound: Ppm::from_slope(COVER * sd[1]),
+            bound: Nanos::from_secs_f64(bound),
+            frequency_bound: Ppm::from_slope(within(&parts[1], mean[1])),
             rate: mean[2] * 1e6,
             age: Nanos::from_secs_f64((t - self.last).max(0.0)),
         })
+    }
+
+    /// What the servers' disagreement adds: a standard deviation for asymmetries they cannot all
+    /// share, and a least bound while most of them break their edges.
+    fn disagreement(&self) -> (f64, f64) {
+        let (mut n, mut squares, mut expected, mut skew) = (0.0, 0.0, 0.0, 0.0);
+        let (mut all, mut broken, mut doubt) = (0, 0, 0.0_f64);
+        for s in self.servers.iter().filter(|s| s.id.is_some_and(|id| self.counts(id))) {
+            all += 1;
+            if s.broken > 0 {
+                broken += 1;
+                doubt = doubt.max(s.doubt);
+            }
+            skew += s.skew_sd * s.skew_sd;
+            if s.view.1.is_finite() {
+                n += 1.0;
+                squares += s.view.0 * s.view.0;
+                expected += 2.0 * s.view.1 * s.view.1;
+            }
+        }
+        let mut spread = skew / f64::from(all.max(1));
+        if n > 1.5 {
+            spread += (squares - expected).max(0.0) / n;
+        }
+        (spread.sqrt(), if 2 * broken >= all.max(1) { doubt * 1.5 } else { 0.0 })
     }
 
     /// Takes a reading of the board's thermometer.
@@ -403,7 +584,7 @@ impl Estimator {
     /// How long after its last exchange a server's next one is worth its packet.
     #[must_use]
     pub fn wanted_poll(&self, _at: RawTime, base: Nanos) -> Nanos {
-        let seconds = match self.counted {
+        let seconds = match self.fresh {
             0..8 => 4.0,
             8..12 => 16.0,
             12..16 => 64.0,
@@ -427,11 +608,9 @@ impl Estimator {
     /// Takes up what the drift file kept; absurd values are ignored. Before the first sample only.
     pub fn restore(&mut self, memory: &DriftMemory) {
         if sane(memory.frequency_ppm, memory.sd_ppm) {
-            self.prior = FrequencyPrior {
-                frequency: Ppm::new(memory.frequency_ppm),
-                // the crystal was off, and is colder or warmer now
-                sd: Ppm::new(memory.sd_ppm.hypot(0.5)),
-            };
+            // the crystal was off, and is colder or warmer now
+            let sd = Ppm::new(memory.sd_ppm.hypot(0.5));
+            self.expect(Some(FrequencyPrior { frequency: Ppm::new(memory.frequency_ppm), sd }));
         }
         if memory.wander.len() == self.members.len() {
             for (m, &weight) in self.members.iter_mut().zip(&memory.wander) {
@@ -446,11 +625,58 @@ impl Estimator {
     /// A server's own view: its offset to the joint estimate, and how uncertain (95 %) that is.
     #[must_use]
     pub fn server_offset(&self, server: ServerId, _at: RawTime) -> Option<(Nanos, Nanos)> {
-        let _ = self.slot(server)?;
-        None
+        let slot = self.slot(server)?;
+        let best = &self.members[self.best()];
+        let known = &self.servers[slot];
+        let mut edge = [f64::INFINITY; 2];
+        let mut n = 0;
+        let own = self.samples.iter().rev().filter(|s| usize::from(s.slot) == slot).take(8);
+        for s in own {
+            let (x, _) = best.at(s.t);
+            edge = [edge[0].min(s.most[0] - x[0]), edge[1].min(s.most[1] + x[0])];
+            n += 1;
+        }
+        if n == 0 || self.counted == 0 {
+            return None;
+        }
+        if self.counts(server) && known.view.1.is_finite() && known.broken == 0 {
+            let (mean, sd) = known.view;
+            return Some((Nanos::from_secs_f64(mean), Nanos::from_secs_f64(COVER * sd)));
+        }
+        let unsure = known.slow / f64::from(n) + (known.softness() / f64::from(n)).sqrt();
+        let sd = best.at(self.last).1[0].sqrt() + unsure;
+        Some((Nanos::from_secs_f64((edge[0] - edge[1]) / 2.0), Nanos::from_secs_f64(COVER * sd)))
     }
+}
+
+/// Half-width around `centre` that holds 95 % of a mixture of normal distributions
+/// (share, mean, standard deviation).
+fn within(parts: &[(f64, f64, f64)], centre: f64) -> f64 {
+    let outside = |half: f64| -> f64 {
+        parts
+            .iter()
+            .filter(|p| p.0 > 1e-6)
+            .map(|&(share, mean, sd)| {
+                let scale = std::f64::consts::FRAC_1_SQRT_2 / sd.max(1e-15);
+                let off = mean - centre;
+                share * 0.5 * (libm::erfc((half - off) * scale) + libm::erfc((half + off) * scale))
+            })
+            .sum()
+    };
+    let mut high =
+        parts.iter().map(|&(_, m, sd)| (m - centre).abs() + 2.5 * sd).fold(0.0, f64::max);
+    let mut low = 0.0;
+    for _ in 0..12 {
+        let middle = (low + high) / 2.0;
+        if outside(middle) > 0.05 { low = middle } else { high = middle }
+    }
+    high
 }
 
 fn sane(ppm: f64, sd: f64) -> bool {
     ppm.abs() < 1e5 && sd > 0.0 && sd < 1e5
+}
+
+fn bank() -> Vec<Member> {
+    BANK.iter().map(|&w| Member::new(w)).collect()
 }

@@ -33,6 +33,10 @@ pub(super) struct Queue {
     pub mean: f64,
     /// Variance of the soft edge, s².
     pub soft: f64,
+    /// Share of packets that are from elsewhere …
+    pub stray: f64,
+    /// … and how widely (seconds) they are scattered.
+    pub wide: f64,
 }
 
 /// A belief seen through one packet.
@@ -46,12 +50,19 @@ pub(super) struct Seen {
     pub variance: f64,
     /// Probability that the packet belongs to this queue at all.
     pub belongs: f64,
+    /// If it does: how long it queued (mean), and the mean square of the soft edge's noise.
+    pub queued: f64,
+    pub noise: f64,
+    /// How far above the believed sum it was measured: negative breaks the edge.
+    pub above: f64,
 }
 
-/// One packet in this many is from elsewhere …
-const STRAY: f64 = 0.02;
-/// … somewhere within so many queue means.
-const WIDE: f64 = 50.0;
+impl Seen {
+    /// The edge is broken: faster than the base delay allows.
+    pub(super) fn breaks(&self) -> bool {
+        self.belongs < 0.1 && self.above < 0.0
+    }
+}
 
 /// The belief N(`m`, `v`) of a sum after a packet measured `y`.
 pub(super) fn see(m: f64, v: f64, y: f64, queue: Queue) -> Seen {
@@ -62,8 +73,8 @@ pub(super) fn see(m: f64, v: f64, y: f64, queue: Queue) -> Seen {
     let b = (y - tilted) / root;
     let (log_phi, ratio) = tail(b);
     let log_in =
-        (m - y) * rate + 0.5 * wide * rate * rate + log_phi + libm::log(rate * (1.0 - STRAY));
-    let log_out = libm::log(STRAY / WIDE * rate);
+        (m - y) * rate + 0.5 * wide * rate * rate + log_phi + libm::log(rate * (1.0 - queue.stray));
+    let log_out = libm::log(queue.stray / queue.wide);
     let top = log_in.max(log_out);
     let (inside, outside) = (libm::exp(log_in - top), libm::exp(log_out - top));
     let belongs = inside / (inside + outside);
@@ -71,10 +82,22 @@ pub(super) fn see(m: f64, v: f64, y: f64, queue: Queue) -> Seen {
     let mean_in = m + gain * (tilted - root * ratio - m);
     let shrink = (ratio * (ratio + b)).clamp(0.0, 1.0);
     let variance_in = v - gain * gain * wide * shrink;
+    let soft = queue.soft / wide;
+    let seen_in = tilted - root * ratio;
+    let bent = soft * (seen_in - m);
+    let noise = queue.soft * (1.0 - soft * shrink) + bent * bent;
     let mean = m + belongs * (mean_in - m);
     let variance = belongs * (variance_in + (mean_in - mean) * (mean_in - mean))
         + (1.0 - belongs) * (v + (m - mean) * (m - mean));
-    Seen { log_evidence: top + libm::log(inside + outside), mean, variance, belongs }
+    Seen {
+        log_evidence: top + libm::log(inside + outside),
+        mean,
+        variance,
+        belongs,
+        queued: y - seen_in,
+        noise,
+        above: y - m,
+    }
 }
 
 #[cfg(test)]
@@ -93,7 +116,7 @@ mod tests {
                     * 0.5
                     * libm::erfc(-b / SQRT_2)
                     / queue.mean;
-            let p = ((1.0 - STRAY) * inside + STRAY / WIDE / queue.mean)
+            let p = ((1.0 - queue.stray) * inside + queue.stray / queue.wide)
                 * libm::exp(-0.5 * (u - m) * (u - m) / v)
                 / (SQRT_2_PI * sd);
             zero += p;
@@ -114,7 +137,7 @@ mod tests {
             (0.0, 4.0, -1.0, 0.5, 0.25),
             (0.0, 0.01, -4.0, 1.0, 0.01),
         ] {
-            let queue = Queue { mean, soft };
+            let queue = Queue { mean, soft, stray: 0.02, wide: 50.0 * mean };
             let seen = see(m, v, y, queue);
             let (log_evidence, by_mean, by_variance) = by_sum(m, v, y, queue);
             assert!((seen.log_evidence - log_evidence).abs() < 1e-3, "{seen:?} {log_evidence}");
@@ -128,7 +151,8 @@ mod tests {
         for y in [0.0, 1e-12, -1e-12, 1e9, -1e9] {
             for v in [1e-18, 1.0, 1e12] {
                 for mean in [1e-7, 1.0] {
-                    let seen = see(0.0, v, y, Queue { mean, soft: 1e-12 });
+                    let seen =
+                        see(0.0, v, y, Queue { mean, soft: 1e-12, stray: 0.02, wide: 50.0 * mean });
                     assert!(
                         seen.mean.is_finite() && seen.variance > -1e-30,
                         "{y} {v} {mean} {seen:?}"
