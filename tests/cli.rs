@@ -598,6 +598,66 @@ fn the_configuration_is_checked_with_the_line_shown() {
     assert!(stderr(&output).contains("/nowhere/x.toml: there is no such file"));
 }
 
+/// The daemon of `run --simulate`; ended when this goes.
+struct Simulated(std::process::Child);
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_simulated_daemon_answers_a_second_terminal_and_ends_within_a_second() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("timesync.sock");
+    let child = Command::new(env!("CARGO_BIN_EXE_leadville-timesync"))
+        .args(["run", "--simulate", "--plain"])
+        .env("LEADVILLE_SOCKET", &socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the daemon starts");
+    let mut daemon = Simulated(child);
+    let output = program(&socket, &["wait", "--timeout", "60s"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("In sync: within"), "{}", stdout(&output));
+    let json: Value =
+        serde_json::from_str(&stdout(&program(&socket, &["status", "--json"]))).expect("JSON");
+    assert_eq!(json["v"], 1);
+    assert_eq!(json["state"], "synchronised");
+    assert!(json["error_bound_us"].as_f64().expect("a bound") > 0.0);
+    assert_eq!(code(&program(&socket, &["lock", "--name", "final", "--for", "1min"])), 0);
+    let said = stdout(&program(&socket, &["status"]));
+    assert!(said.contains("final holds the clock still"), "{said}");
+    assert_eq!(code(&program(&socket, &["step"])), 1, "not under a lock");
+    assert_eq!(code(&program(&socket, &["unlock", "--name", "final"])), 0);
+    assert!(stdout(&program(&socket, &["stamp"])).contains(", within "));
+    let pid = nix::unistd::Pid::from_raw(daemon.0.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("told to stop");
+    let mut tries = 0;
+    let status = loop {
+        match daemon.0.try_wait().expect("a child") {
+            Some(status) => break status,
+            None if tries < 40 => std::thread::sleep(std::time::Duration::from_millis(50)),
+            None => panic!("it does not end"),
+        }
+        tries += 1;
+    };
+    assert!(status.success());
+    assert!(!socket.exists(), "the socket is gone");
+    assert_eq!(code(&program(&socket, &["status"])), 1);
+}
+
+#[test]
+fn a_scenario_that_is_not_there_is_a_matter_of_usage() {
+    let output = program(Path::new("/none"), &["simulate", "S77"]);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("there is no scenario \"S77\"; there are S1, S2"));
+}
+
 // ── query ────────────────────────────────────────────────────────────────────────────────
 
 /// A server on loopback; `answer` changes the reply before it is sent.

@@ -466,3 +466,44 @@ fn rates_keep_their_unit() {
     assert_eq!(accepted("[clock]\nmax_slew_ppm = 83.5\n").clock.max_slew_ppm, Ppm::new(83.5));
     assert!(refused("[clock]\nmax_slew_ppm = inf\n").contains("out of bounds"));
 }
+
+mod whatever_is_written {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+        /// Cuts, doubles and replaces at random places: never a panic, and every refusal is one
+        /// line that names the file.
+        #[test]
+        fn it_is_taken_or_refused_in_one_line(
+            at in 0..DEFAULT_TEXT.len(), length in 0_usize..40, put in ".{0,12}"
+        ) {
+            let floor = |i: usize| (0..=i.min(DEFAULT_TEXT.len())).rev()
+                .find(|&i| DEFAULT_TEXT.is_char_boundary(i)).unwrap_or(0);
+            let mut text = DEFAULT_TEXT.to_owned();
+            text.replace_range(floor(at)..floor(at + length), &put);
+            if let Err(error) = Config::parse(&text, "t.toml") {
+                let line = error.to_string();
+                prop_assert!(line.starts_with("t.toml:") && !line.contains('\n'), "{}", line);
+            }
+        }
+
+        #[test]
+        fn a_span_is_read_as_it_was_written(ns in any::<i64>()) {
+            let span = Nanos::new(ns);
+            let written = leadville_timesync::config::write_span(span);
+            if ns != i64::MIN {
+                prop_assert_eq!(parse_span(&written), Ok(span));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_server_or_a_sentence(text in ".{0,60}") {
+            if let Err(sentence) = ServerEntry::named(&text) {
+                prop_assert!(!sentence.is_empty());
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@ use super::paint::Paint;
 use super::positive_span;
 use super::say::{Done, Failure, say, say_line};
 use super::status::{check_line, server_lines, text};
-use super::words::{amount, at_most, exit_code, grade, sided};
+use super::words::{amount, at_most, exit_code, grade, sided, span};
 use crate::os::clock::monotonic_now;
 use crate::os::control::{Client, places};
 use crate::state::{self, Measurement, ServerStatus};
@@ -152,8 +152,12 @@ fn details(server: &ServerStatus) -> String {
     if let Some(id) = &server.reference_id {
         let _ = write!(text, "; takes its time from {id}");
     }
-    if let Some(next) = server.next_poll_s {
-        let _ = write!(text, "; asked again in {}", super::words::span(next.max(0.0)));
+    match server.next_poll_s {
+        Some(next) if next < 0.5 => text.push_str("; asked again now"),
+        Some(next) => {
+            let _ = write!(text, "; asked again in {}", span(next));
+        }
+        None => {}
     }
     for (why, count) in &server.rejected {
         let _ = write!(text, "; {count} × {why}");

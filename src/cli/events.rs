@@ -44,6 +44,7 @@ pub fn events(socket: Option<&Path>, args: &Events) -> Done {
         let _gone = lines.into_iter().try_for_each(|line| tell.send(line));
     })?;
     let patience = Duration::from_millis(500);
+    let mut told_any = false;
     loop {
         let line = if args.follow {
             told.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -51,13 +52,19 @@ pub fn events(socket: Option<&Path>, args: &Events) -> Done {
             told.recv_timeout(patience)
         };
         match line {
-            Ok(Ok(event)) if args.json => say_line(&event.to_string())?,
-            Ok(Ok(event)) => say_line(&words(&event))?,
+            Ok(Ok(event)) => {
+                told_any = true;
+                say_line(&if args.json { event.to_string() } else { words(&event) })?;
+            }
             Ok(Err(error)) => return Err(Failure::new(error.to_string())),
             Err(RecvTimeoutError::Disconnected) if args.follow => {
                 return Err(Failure::new("the daemon has ended"));
             }
-            Err(_) => return Ok(0),
+            Err(_) if told_any || args.json => return Ok(0),
+            Err(_) => {
+                say_line("Nothing is remembered; events --follow shows what happens from now on.")?;
+                return Ok(0);
+            }
         }
     }
 }
