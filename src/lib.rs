@@ -24,8 +24,11 @@ pub mod config;
 pub mod drift;
 pub mod engine;
 pub mod os;
+pub mod record;
 pub mod sim;
 pub mod state;
 pub mod tasks;
 pub mod timer;
 pub mod units;
+#[cfg(feature = "web")]
+pub mod web;

@@ -12,6 +12,7 @@ mod query;
 mod say;
 mod simulate;
 pub mod status;
+pub mod svg;
 pub mod timer;
 mod wait;
 pub mod watch;

@@ -24,6 +24,8 @@ pub struct Desk {
     pub started: i64,
     /// Length of a lock when none is given.
     pub default_lock: Nanos,
+    /// Where the record of days is, if one is kept.
+    pub record: Option<std::path::PathBuf>,
     /// Answers requests about timers, if the bridge runs.
     pub timers: Option<super::TimerDesk>,
 }
@@ -173,6 +175,7 @@ impl Desk {
                 });
                 return json!({"v": PROTOCOL, "reply": "history", "history": history});
             }
+            "record" => return self.record(request).await,
             "stamp" => return self.stamp(request).await,
             "timer-events" => return self.timers(verb, request).await,
             _ => {}
@@ -189,7 +192,7 @@ impl Desk {
             "timer-calibrate",
         ];
         if !known.contains(&verb) {
-            let hint = "status, sources, history, subscribe, stamp, sync-now, lock, unlock, step, \
+            let hint = "status, sources, history, record, subscribe, stamp, sync-now, lock, unlock, step, \
                         reset, timer-events, timer-scan, timer-send, timer-calibrate";
             return refusal(&format!("unknown request \"{verb}\""), Some(hint));
         }
@@ -229,6 +232,30 @@ impl Desk {
                 "the timer bridge is off",
                 Some("set enabled = true under [bluetooth] and name a [[timer]]"),
             ),
+        }
+    }
+
+    /// The days on disk, or one of them. The disk must not hold up the clock: another thread reads.
+    async fn record(&self, request: &Map<String, Value>) -> Value {
+        let Some(dir) = self.record.clone() else {
+            return json!({"v": PROTOCOL, "reply": "record", "days": []});
+        };
+        let day = request.get("day").and_then(Value::as_str).map(str::to_owned);
+        let read = tokio::task::spawn_blocking(move || match day {
+            None => Ok(json!({"days": crate::record::days(&dir)})),
+            Some(day) => crate::record::read_day(&dir, &day)
+                .map(|read| serde_json::to_value(read).unwrap_or_default()),
+        });
+        match read.await {
+            Ok(Ok(mut value)) => {
+                if let Some(object) = value.as_object_mut() {
+                    object.insert("v".into(), PROTOCOL.into());
+                    object.insert("reply".into(), "record".into());
+                }
+                value
+            }
+            Ok(Err(e)) => refusal(&format!("that day cannot be read: {e}"), None),
+            Err(_) => refusal("the daemon is stopping", None),
         }
     }
 
@@ -370,7 +397,7 @@ impl Desk {
     }
 }
 
-fn phase(phase: Phase) -> SyncPhase {
+pub(super) fn phase(phase: Phase) -> SyncPhase {
     match phase {
         Phase::Starting => SyncPhase::Starting,
         Phase::Restored => SyncPhase::Restored,

@@ -155,6 +155,11 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
     };
     let runtime_dir = place.parent().map(PathBuf::from).filter(|_| !simulated);
     let state_dir = (!simulated).then(|| config.state.directory.clone());
+    // With a history of 0 s nothing is recorded.
+    let record_dir = state_dir.clone().filter(|_| config.state.history > Nanos::ZERO);
+    let recorder = record_dir
+        .clone()
+        .map(|dir| crate::record::Recorder::new(dir, config.state.history, clock::raw_now()));
     let memory = Memory::open(state_dir.as_deref(), runtime_dir);
     let (shared, inbox) =
         Shared::new(alert_limits(&config), config.ntp.sync_interval, config.ntp.enabled);
@@ -177,12 +182,13 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
         shared: shared.clone(),
         started,
         default_lock: config.lock.default_length,
+        record: record_dir.clone(),
         timers: None,
     };
     let resync = Resync::new(config, world, steering_why, memory, shared.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(resync.run(inbox, stop.clone()));
-    tasks.spawn_local(monitor::run(shared.clone(), stop.clone()));
+    tasks.spawn_local(monitor::run(shared.clone(), recorder, stop.clone()));
     tasks.spawn_local(control::run(listener, desk, stop.clone()));
     notify::ready();
     if live {

@@ -3,21 +3,81 @@ use super::tell::{ms, stamp};
 use crate::drift::Notice;
 use crate::os::journal::{self, message_id};
 use crate::os::notify;
-use crate::state::{Quality, Shared};
+use crate::record::{Point, Recorder};
+use crate::state::{ClockSection, Measurement, Quality, Shared};
+use crate::units::RawTime;
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// Runs until told to stop.
-pub async fn run(shared: Shared, mut stop: watch::Receiver<bool>) {
-    let mut last_line = String::new();
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.changed() => return,
-            () = shared.changed() => {}
+/// Keeps the record of days: written on the way, without wake-ups of its own.
+struct Record {
+    recorder: Recorder,
+    events: tokio::sync::broadcast::Receiver<std::sync::Arc<str>>,
+    trouble: bool,
+}
+
+impl Record {
+    fn collect(&mut self, fresh: &[Measurement]) {
+        for measurement in fresh {
+            self.recorder.measured(measurement);
         }
+        while let Ok(event) = self.events.try_recv() {
+            if let Ok(event) = serde_json::from_str(&event) {
+                self.recorder.happened(&event);
+            }
+        }
+    }
+
+    fn write(&mut self, now: RawTime, point: Point) {
+        let written = self.recorder.write(now, point);
+        if let Err(e) = &written
+            && !self.trouble
+        {
+            warn!(
+                MESSAGE_ID = message_id(journal::Event::StateFile),
+                EVENT = "state_file",
+                "the history cannot be written: {e}"
+            );
+        }
+        self.trouble = written.is_err();
+    }
+}
+
+/// The clock as it is, for the record.
+fn point(clock: &ClockSection) -> Point {
+    let view = &clock.view;
+    let now = clock.reading.utc + view.offset.unwrap_or(crate::units::Nanos::ZERO);
+    Point {
+        time: now.iso(0),
+        offset_us: view.offset.map(crate::units::Nanos::as_micros_f64),
+        error_bound_us: view.estimate.map(|e| e.bound.as_micros_f64()),
+        frequency_ppm: view.estimate.map(|e| e.frequency.get()),
+        temperature_c: clock.temperature_c,
+        state: super::control::phase(view.phase),
+        ..Point::default()
+    }
+}
+
+/// Runs until told to stop.
+pub async fn run(shared: Shared, recorder: Option<Recorder>, mut stop: watch::Receiver<bool>) {
+    let mut last_line = String::new();
+    let mut record =
+        recorder.map(|recorder| Record { recorder, events: shared.subscribe(), trouble: false });
+    loop {
+        let stopping = tokio::select! {
+            biased;
+            _ = stop.changed() => true,
+            () = shared.changed() => false,
+        };
+        let mut to_write = None;
         let judged = shared.monitor(|clock, drift, fresh| {
+            if let Some(record) = &mut record {
+                record.collect(&fresh);
+                to_write = clock
+                    .filter(|c| stopping || record.recorder.due(c.reading.raw))
+                    .map(|c| (c.reading.raw, point(c)));
+            }
             for measurement in fresh {
                 drift.history.push(measurement);
             }
@@ -29,6 +89,12 @@ pub async fn run(shared: Shared, mut stop: watch::Receiver<bool>) {
             let notice = drift.alarm.judge(clock.reading.utc, worst);
             Some((notice, clock.reading, worst, view.offset, drift.alarm.limits))
         });
+        if let (Some(record), Some((now, point))) = (&mut record, to_write) {
+            record.write(now, point);
+        }
+        if stopping {
+            return;
+        }
         let Some((notice, reading, worst, offset, limits)) = judged else { continue };
         let offset_us = offset.map(crate::units::Nanos::as_micros_f64);
         let mut event = match notice {

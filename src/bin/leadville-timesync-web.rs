@@ -1,0 +1,6 @@
+//! The page, the metrics and MQTT: everything it knows it asks of the daemon.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leadville_timesync::web::main()
+}

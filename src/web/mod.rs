@@ -1,0 +1,115 @@
+//! The second program: a page for people, metrics and MQTT for programs. It has no privilege and
+//! no knowledge of its own; all comes over the control socket, and only while somebody looks.
+//!
+//! ```text
+//!  daemon ◄─ control socket ─► daemon ─► feed ─┬─► http (page, /api/…, /metrics, events)
+//!                              (client)  (one)  └─► mqtt
+//! ```
+pub mod client;
+pub mod feed;
+pub mod history;
+pub mod http;
+pub mod metrics;
+
+use crate::config::{self, Config};
+use crate::os::{control, notify};
+use clap::Parser;
+use feed::Feed;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Shows the range's time: a page, metrics and MQTT, from what the daemon says.
+#[derive(Debug, Parser)]
+#[command(name = "leadville-timesync-web", version)]
+struct Options {
+    /// Configuration file [default: /etc/leadville/timesync.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Ask the daemon at this socket
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Serve the page here, whatever the configuration says [environment: LEADVILLE_WEB_LISTEN]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Runs until told to stop.
+#[must_use]
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    match prepare(options).and_then(|(config, socket, listen)| run(&config, socket, listen)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => {
+            eprintln!("leadville-timesync-web: {sentence}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Prepared = (Config, Option<PathBuf>, Option<SocketAddr>);
+
+fn prepare(options: Options) -> Result<Prepared, String> {
+    let default = PathBuf::from(config::DEFAULT_PATH);
+    let file = options.config.or_else(|| default.exists().then_some(default));
+    let config = match file {
+        Some(file) => Config::load(&file).map_err(|e| e.to_string())?,
+        None => Config::default(),
+    };
+    let named = match std::env::var("LEADVILLE_WEB_LISTEN") {
+        Ok(text) if !text.is_empty() => {
+            let wrong =
+                |_| format!("LEADVILLE_WEB_LISTEN is \"{text}\", not an address and a port");
+            Some(text.parse().map_err(wrong)?)
+        }
+        _ => None,
+    };
+    let listen = options.listen.or(named).or(config.web.enabled.then_some(config.web.listen));
+    let custom = config.control.socket != Config::default().control.socket;
+    let socket = options.socket.or_else(|| custom.then(|| config.control.socket.clone()));
+    Ok((config, socket, listen))
+}
+
+fn run(config: &Config, socket: Option<PathBuf>, listen: Option<SocketAddr>) -> Result<(), String> {
+    if listen.is_none() && !config.mqtt.enabled {
+        println!(
+            "nothing to do: neither [web] nor [mqtt] is enabled; \
+             `leadville-timesync web enable` puts the page on"
+        );
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("the runtime cannot start: {e}"))?;
+    let feed = Rc::new(Feed::new(control::places(socket.as_deref())));
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        if let Some(listen) = listen {
+            let listener = TcpListener::bind(listen)
+                .await
+                .map_err(|e| format!("the page cannot be served at {listen}: {e}"))?;
+            // A port of 0 is chosen by the kernel; tests read it here.
+            let at = listener.local_addr().map_err(|e| e.to_string())?;
+            println!("the page is at http://{at}/");
+            tokio::task::spawn_local(http::serve(listener, Rc::clone(&feed)));
+        }
+        notify::ready();
+        let watching = Rc::clone(&feed);
+        tokio::task::spawn_local(async move { watching.watch().await });
+        let (Ok(mut term), Ok(mut int)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return Err("signals cannot be caught".to_owned());
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        notify::stopping();
+        Ok(())
+    })
+}

@@ -1,0 +1,191 @@
+'use strict';
+const $ = id => document.getElementById(id);
+const el = (tag, text, name) => {
+  const e = document.createElement(tag);
+  if (text !== undefined) e.textContent = text;
+  if (name) e.className = name;
+  return e;
+};
+const WORDS = { good: 'The time is right', doubtful: 'Look at the time', bad: 'Do not trust the time' };
+
+// Lengths of time, given in µs, as the commands write them.
+function amount(us) {
+  if (us === null || us === undefined) return 'unknown';
+  const a = Math.abs(us);
+  if (a < 999.5) return us.toFixed(0) + ' µs';
+  if (a < 9995) return (us / 1e3).toFixed(2) + ' ms';
+  if (a < 99950) return (us / 1e3).toFixed(1) + ' ms';
+  if (a < 999500) return (us / 1e3).toFixed(0) + ' ms';
+  if (a < 99.95e6) return (us / 1e6).toFixed(2) + ' s';
+  return span(us / 1e6);
+}
+function span(s) {
+  s = Math.round(Math.abs(s));
+  if (s < 120) return s + ' s';
+  if (s < 7200) return Math.floor(s / 60) + ' min';
+  if (s < 172800) return Math.floor(s / 3600) + ' h ' + Math.floor(s / 60) % 60 + ' min';
+  return Math.floor(s / 86400) + ' days';
+}
+const side = us => Math.abs(us) < 0.5 ? '' : us > 0 ? 'behind' : 'ahead';
+const hour = iso => (iso || '').slice(11, 19);
+
+// The clock of the range, carried by this device between two looks.
+let base = null;
+setInterval(() => {
+  if (!base) return;
+  $('clock').textContent = new Date(base.ms + performance.now() - base.at).toISOString().slice(11, 19);
+}, 200);
+
+function figure(name, value, more) {
+  const box = el('div'), dd = el('dd', value);
+  if (more) dd.append(el('small', more));
+  box.append(el('dt', name), dd);
+  return box;
+}
+
+function row(tone, name, value, why) {
+  const box = el('div');
+  box.append(el('span', undefined, 'dot ' + tone), el('b', name), el('span', value, 'value'));
+  if (why) box.append(el('span', why, 'why'));
+  return box;
+}
+
+const ROLES = {
+  selected: ['good', 'in use'], waiting: ['', 'not heard yet'], unused: ['', 'not used'],
+  falseticker: ['bad', 'outvoted'], unreachable: ['doubtful', 'silent'], rejected: ['bad', 'unusable'],
+};
+
+function server(s) {
+  const [tone, role] = ROLES[s.role] || ['', s.role];
+  const why = [s.why ? role + ': ' + s.why : role];
+  if (s.delay_us !== null) why.push('round trip ' + amount(s.delay_us));
+  if (s.last_reply_s !== null) why.push('heard ' + span(s.last_reply_s) + ' ago');
+  const value = s.offset_us === null ? '' : amount(Math.abs(s.offset_us)) + ' ' + side(s.offset_us);
+  return row(tone, s.name, value, why.join(', '));
+}
+
+function timer(t) {
+  const name = t.name || t.timer_id || 'timer';
+  const why = [];
+  if (t.connected === true) why.push('connected');
+  if (t.connected === false) why.push('not connected');
+  if (t.battery_percent !== undefined && t.battery_percent !== null) why.push('battery ' + t.battery_percent + ' %');
+  const heard = t.last_heard || t.last_heard_utc;
+  if (heard) why.push('last heard ' + hour(heard));
+  if (t.hint || t.message) why.push(t.hint || t.message);
+  const bound = t.bound_ms ? 'within ' + amount(t.bound_ms * 1e3) + (t.calibrated ? '' : ' (uncalibrated)') : '';
+  return row(t.connected ? 'good' : 'doubtful', name, bound, why.join(', '));
+}
+
+function part(id, list, make) {
+  $(id).replaceChildren(...list.map(make));
+  const box = $(id + '-part');
+  if (box) box.hidden = list.length === 0;
+}
+
+let lastSync;
+function show(s) {
+  delete document.body.dataset.gone;
+  document.body.dataset.tone = s.tone;
+  $('word').textContent = WORDS[s.tone];
+  $('verdict').textContent = s.verdict + (/[.!]$/.test(s.verdict) ? '' : '.');
+  document.title = (s.tone === 'good' ? '✓ ' : s.tone === 'bad' ? '✗ ' : '! ') + 'Range time';
+  const ms = (s.corrected_utc_ns || s.utc_ns) / 1e6;
+  // Small differences are the network's; the clock must not jitter.
+  if (!base || Math.abs(base.ms + performance.now() - base.at - ms) > 150) base = { ms, at: performance.now() };
+  const hints = s.hints.slice();
+  if (s.alert) hints.unshift('Alert since ' + hour(s.alert.since) + ': ' + s.alert.message + '.');
+  $('hints').replaceChildren(...hints.map(h => el('li', h)));
+  $('hints').hidden = hints.length === 0;
+  const bound = s.error_bound_us === null ? 'bound unknown' : 'give or take ' + amount(s.error_bound_us);
+  const figures = [
+    figure('Clock', s.offset_us === null ? 'unknown' : (amount(Math.abs(s.offset_us)) + ' ' + side(s.offset_us)).trim(), bound),
+    figure('Quality', s.quality, s.verified ? 'verified' : 'not verified'),
+    figure('Frequency', s.frequency_ppm === null ? 'unknown' : s.frequency_ppm.toFixed(3) + ' ppm',
+      s.frequency_bound_ppm === null ? '' : '± ' + s.frequency_bound_ppm.toFixed(3)),
+    figure('Last measured', hour(s.last_sync_time) || 'never', s.sync_count + ' measurements, ' + s.steps + ' steps'),
+  ];
+  if (s.temperature_c !== null) figures.push(figure('Processor', s.temperature_c.toFixed(1) + ' °C'));
+  if (s.holdover) figures.push(figure('Without servers', span(s.holdover.age_s),
+    s.holdover.within_threshold_for_s === null ? 'limit passed' : 'good for ' + span(s.holdover.within_threshold_for_s)));
+  $('figures').replaceChildren(...figures);
+  part('servers', s.servers, server);
+  if (!s.servers.length) $('servers').textContent = 'No server is asked.';
+  part('timers', s.timers, timer);
+  part('locks', s.locks, l => row('doubtful', l.name, span(l.ends_in_s) + ' left'));
+  $('about').textContent = 'leadville-timesync ' + s.version + ', up ' + span(s.uptime_s) +
+    (s.steering ? '' : ', the clock is only watched');
+  if (s.sync_count !== lastSync) { lastSync = s.sync_count; draw(); }
+}
+
+function gone(error, hint) {
+  document.body.dataset.tone = 'bad';
+  document.body.dataset.gone = '';
+  base = null;
+  $('clock').textContent = '--:--:--';
+  $('word').textContent = 'No time daemon';
+  $('verdict').textContent = error[0].toUpperCase() + error.slice(1) + '.';
+  document.title = '✗ Range time';
+  $('hints').replaceChildren(...(hint ? [el('li', 'Try: ' + hint)] : []));
+  $('hints').hidden = !hint;
+}
+
+const KINDS = {
+  alert: 'ALERT', alert_cleared: 'alert over', correction: 'corrected', step: 'STEP', foreign_step: 'CLOCK SET BY ANOTHER',
+  lock: 'held still for', unlock: 'free again after', state: '', source_silent: 'no answer from', source_heard: 'answers again:',
+  source_outvoted: 'outvoted:', source_agrees: 'agrees again:', refused: 'refused',
+};
+function happened(e) {
+  if (e.event === 'sync') return;
+  const bad = ['alert', 'step', 'foreign_step', 'refused'].includes(e.event);
+  const words = [KINDS[e.event] ?? e.event.replace(/_/g, ' ')];
+  if (e.message) words.push(e.message);
+  else for (const key of ['name', 'source', 'level', 'why', 'what']) if (e[key]) words.push(e[key]);
+  const us = e.worst_us ?? e.offset_us;
+  if (us !== undefined && us !== null) words.push(amount(us));
+  if (e.event === 'correction' && e.how) words.push('(' + e.how + ')');
+  const li = el('li');
+  li.append(el('time', hour(e.utc)), el('span', words.filter(Boolean).join(' '), bad ? 'bad-text' : ''));
+  const list = $('events');
+  list.querySelector('.quiet')?.remove();
+  list.prepend(li);
+  while (list.children.length > 60) list.lastChild.remove();
+}
+
+// The chart is drawn by the server, for the width that is there.
+let since = '1h', drawn = 0, waiting = false;
+async function draw(now) {
+  const wait = drawn + 5000 - Date.now();
+  if (!now && wait > 0) {
+    if (!waiting) { waiting = true; setTimeout(() => { waiting = false; draw(); }, wait); }
+    return;
+  }
+  drawn = Date.now();
+  const width = Math.round($('chart').clientWidth) || 320;
+  const reply = await fetch(`/chart.svg?since=${since}&width=${width}`).catch(() => null);
+  if (!reply || !reply.ok) return;
+  const svg = new DOMParser().parseFromString(await reply.text(), 'image/svg+xml').documentElement;
+  if (svg.nodeName === 'svg') $('chart').replaceChildren(document.importNode(svg, true));
+}
+for (const button of document.querySelectorAll('[data-since]')) button.onclick = () => {
+  since = button.dataset.since;
+  for (const b of document.querySelectorAll('[data-since]')) b.setAttribute('aria-pressed', b === button);
+  draw(true);
+};
+let width = 0;
+new ResizeObserver(() => {
+  const w = $('chart').clientWidth;
+  if (Math.abs(w - width) > 20) { width = w; draw(true); }
+}).observe($('chart'));
+
+function listen() {
+  const source = new EventSource('/api/events');
+  source.addEventListener('status', m => show(JSON.parse(m.data)));
+  source.addEventListener('event', m => happened(JSON.parse(m.data)));
+  source.addEventListener('gone', m => { const e = JSON.parse(m.data); gone(e.error, e.hint); });
+  source.onerror = () => {
+    gone('this page has lost its connection; it tries again', '');
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+  };
+}
+listen();
