@@ -18,17 +18,31 @@ pub struct Look {
     pub threshold_us: f64,
 }
 
+impl Look {
+    /// Begins shortly before the first point, where most of the span would be empty.
+    #[must_use]
+    pub fn fitted(self, points: &[Point]) -> Self {
+        let first = points.first().map_or(self.from_s, Point::seconds);
+        let filled = self.to_s - first;
+        if first > self.from_s && filled < (self.to_s - self.from_s) / 2 {
+            return Self { from_s: first - (filled / 20).max(5), ..self };
+        }
+        self
+    }
+}
+
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 14.0;
-const STYLE: &str = "svg{background:#fff;color:#1c2430;--soft:#667085;--grid:#e4e8ee;--line:#0b65c2;\
+const STYLE: &str = ".tc{background:#fff;color:#1c2430;--soft:#667085;--grid:#e4e8ee;--line:#0b65c2;\
 --band:#0b65c2;--hot:#c2571a;--rate:#6d4fc4;--bad:#c62828;--ok:#1b7f3b;--hold:#b7791f}\
-@media(prefers-color-scheme:dark){svg{background:#12161c;color:#e8edf3;--soft:#98a3b3;--grid:#2a313c;\
+@media(prefers-color-scheme:dark){.tc{background:#12161c;color:#e8edf3;--soft:#98a3b3;--grid:#2a313c;\
 --line:#6cb2ff;--band:#6cb2ff;--hot:#ff9d5c;--rate:#b39dff;--bad:#ff6b6b;--ok:#5fd38a;--hold:#e8b04b}}\
-text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;fill:var(--soft)}\
-.t{font-weight:600;fill:currentColor;font-size:13px}.g{stroke:var(--grid);stroke-width:1}\
-.z{stroke:var(--soft);stroke-width:1;opacity:.6}.l{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}\
-.b{fill:var(--band);opacity:.16}.h{fill:var(--hold);opacity:.13}.a{fill:var(--bad);opacity:.14}\
-.lim{stroke:var(--bad);stroke-width:1;stroke-dasharray:5 4;opacity:.8}";
+.tc text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;fill:var(--soft)}\
+.tc .t{font-weight:600;fill:currentColor;font-size:13px}.tc .g{stroke:var(--grid);stroke-width:1}\
+.tc .z{stroke:var(--soft);stroke-width:1;opacity:.6}\
+.tc .l{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}\
+.tc .b{fill:var(--band);opacity:.16}.tc .h{fill:var(--hold);opacity:.13}.tc .a{fill:var(--bad);opacity:.14}\
+.tc .lim{stroke:var(--bad);stroke-width:1;stroke-dasharray:5 4;opacity:.8}";
 
 /// A panel: its title, unit, and the range it shows.
 struct Panel {
@@ -63,7 +77,7 @@ pub fn chart(points: &[Point], marks: &[Mark], look: Look) -> String {
     let bottom: f64 = 30.0 + heights.iter().map(|h| h + 34.0).sum::<f64>();
     let height = bottom + 46.0;
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+        "<svg class=\"tc\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
          width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\" aria-label=\"Offset, frequency and temperature\">\
          <style>{STYLE}</style><rect width=\"100%\" height=\"100%\" fill=\"none\"/>"
     );
@@ -94,7 +108,7 @@ pub fn chart(points: &[Point], marks: &[Mark], look: Look) -> String {
     let step = nice(reach * scale / 2.0);
     let high = (reach * scale / step).ceil() * step;
     let panel = Panel { top, height: tall, low: -high, high };
-    frame(&mut out, &panel, width, &format!("Offset from UTC, {unit}, with its 95 % bound"), step);
+    frame(&mut out, &panel, width, &format!("Offset from UTC ± bound, {unit}"), step);
     for limit in [-look.threshold_us * scale, look.threshold_us * scale] {
         if limit.abs() < high {
             let y = panel.y(limit);

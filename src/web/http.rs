@@ -101,7 +101,7 @@ async fn answer(request: &Request<Incoming>, feed: &Rc<Feed>) -> Response<Body> 
                     width,
                     threshold_us: past.threshold_us,
                 };
-                let drawn = svg::chart(&past.points, &past.marks, look);
+                let drawn = svg::chart(&past.points, &past.marks, look.fitted(&past.points));
                 whole(ok, "image/svg+xml; charset=utf-8", drawn)
             }
             Err(response) => response,

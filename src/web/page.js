@@ -27,6 +27,7 @@ function span(s) {
   return Math.floor(s / 86400) + ' days';
 }
 const side = us => Math.abs(us) < 0.5 ? '' : us > 0 ? 'behind' : 'ahead';
+const count = (n, what) => n + ' ' + what + (n === 1 ? '' : 's');
 const hour = iso => (iso || '').slice(11, 19);
 
 // The clock of the range, carried by this device between two looks.
@@ -101,9 +102,9 @@ function show(s) {
   const figures = [
     figure('Clock', s.offset_us === null ? 'unknown' : (amount(Math.abs(s.offset_us)) + ' ' + side(s.offset_us)).trim(), bound),
     figure('Quality', s.quality, s.verified ? 'verified' : 'not verified'),
-    figure('Frequency', s.frequency_ppm === null ? 'unknown' : s.frequency_ppm.toFixed(3) + ' ppm',
+    figure('Frequency', s.frequency_ppm === null ? 'unknown' : s.frequency_ppm.toFixed(3).replace('-', '−') + ' ppm',
       s.frequency_bound_ppm === null ? '' : '± ' + s.frequency_bound_ppm.toFixed(3)),
-    figure('Last measured', hour(s.last_sync_time) || 'never', s.sync_count + ' measurements, ' + s.steps + ' steps'),
+    figure('Last measured', hour(s.last_sync_time) || 'never', count(s.sync_count, 'measurement') + ', ' + count(s.steps, 'step')),
   ];
   if (s.temperature_c !== null) figures.push(figure('Processor', s.temperature_c.toFixed(1) + ' °C'));
   if (s.holdover) figures.push(figure('Without servers', span(s.holdover.age_s),
@@ -151,6 +152,17 @@ function happened(e) {
   list.prepend(li);
   while (list.children.length > 60) list.lastChild.remove();
 }
+
+// What happened before this page was opened.
+fetch('/api/history?since=24h').then(r => r.json()).then(past => {
+  const list = $('events');
+  for (const mark of (past.marks || []).slice(-20).reverse()) {
+    list.querySelector('.quiet')?.remove();
+    const li = el('li');
+    li.append(el('time', hour(mark.time)), el('span', [KINDS[mark.kind] ?? mark.kind, mark.text].filter(Boolean).join(' ')));
+    list.append(li);
+  }
+}).catch(() => {});
 
 // The chart is drawn by the server, for the width that is there.
 let since = '1h', drawn = 0, waiting = false;
