@@ -14,6 +14,9 @@ use std::fmt;
 
 /// The kernel's `adjtime` works an offset off at this rate.
 const KERNEL_SLEW: Ppm = Ppm::new(500.0);
+/// Around a leap second nothing is measured and nothing corrected: clocks and servers are not of
+/// one mind.
+pub const LEAP_CALM: Nanos = Nanos::from_secs(2);
 /// A jump of (realtime − raw) beyond this is somebody's doing.
 const FOREIGN: Nanos = Nanos::from_millis(8);
 const HOUR: Nanos = Nanos::from_secs(3600);
@@ -145,6 +148,8 @@ pub struct Discipline {
     pub spent: Vec<Spent>,
     /// Since when the majority wants to leave the timeline, and by how much.
     pub insisted: Option<(RawTime, Nanos)>,
+    /// The kernel is to make a leap second at this instant, and the clock jumps by so much then.
+    pub leap: Option<(RawTime, Nanos)>,
     locked_at: Ppm,
     ledger: Option<Ledger>,
     foreign: Vec<(RawTime, Nanos)>,
@@ -183,6 +188,7 @@ impl Discipline {
             steps: 0,
             spent: Vec::new(),
             insisted: None,
+            leap: None,
             locked_at: Ppm::new(0.0),
             ledger: None,
             foreign: Vec::new(),
@@ -235,7 +241,15 @@ impl Discipline {
         let span = now.raw - ledger.at;
         // Without the right to steer somebody else may; its slewing is not a jump.
         let slack = FOREIGN + Ppm::new(if steering { 50.0 } else { 1_000.0 }).over(span);
-        let jump = here - expected;
+        let mut jump = here - expected;
+        if let Some((at, by)) = self.leap
+            && now.raw + LEAP_CALM > at
+            && ledger.at < at + LEAP_CALM
+            && (jump - by).abs() <= slack
+        {
+            jump = jump - by;
+            self.leap = None;
+        }
         self.ledger = Some(Ledger { at: now.raw, utc_minus_raw: here, slew });
         if jump.abs() <= slack {
             return None;
@@ -318,6 +332,7 @@ impl Discipline {
         now: Reading,
         estimate: &Estimate,
         offset: Nanos,
+        verified: bool,
         out: &mut Vec<Output>,
     ) -> Option<Refusal> {
         let limit = self.limits.max_frequency.get();
@@ -341,9 +356,10 @@ impl Discipline {
         } else {
             allowed && offset.abs() > self.limits.step_above
         };
-        if self.settled && !step && offset.abs() > self.limits.step_after {
+        // A leap second that a lock kept from the kernel is slewed.
+        if self.settled && !step && offset.abs() > self.limits.step_after + self.limits.step_above {
             // Left for the caller: only insistence moves the clock this far.
-            return match self.insist(now, offset, offset, true) {
+            return match self.insist(now, offset, offset, verified) {
                 Ok(()) => {
                     self.step(now, offset, true, out);
                     self.tune(wanted, out);
@@ -352,6 +368,7 @@ impl Discipline {
                 Err(refusal) => Some(refusal),
             };
         }
+        self.insisted = None;
         self.tune(wanted, out);
         if step {
             let charged = self.settled && undo.is_none();

@@ -213,6 +213,9 @@ pub struct Engine {
     own: Vec<[u8; 4]>,
     steer: bool,
     leap: Leap,
+    announced: Option<(RawTime, Nanos)>,
+    leap_moment: Option<RawTime>,
+    leap_seen: Option<RawTime>,
     seed: u64,
     interval: Nanos,
     outputs: Vec<Output>,
@@ -244,6 +247,9 @@ impl Engine {
             own: Vec::new(),
             steer: settings.steer,
             leap: Leap::None,
+            announced: None,
+            leap_moment: None,
+            leap_seen: None,
             seed: settings.seed,
             interval: settings.sync_interval,
             outputs: Vec::new(),
@@ -270,6 +276,11 @@ impl Engine {
         self.selected.retain(|&s| s != id);
     }
 
+    /// A server that was retired is configured again: known by name only.
+    pub fn revive(&mut self, id: ServerId, now: RawTime) {
+        self.sources[id] = Source::new(self.sources[id].spec.clone(), now);
+    }
+
     /// Latest verified time, for the disk.
     #[must_use]
     pub fn mark(&self) -> Option<UtcTime> {
@@ -289,6 +300,7 @@ impl Engine {
     /// this one have been carried out.
     #[must_use = "the outputs are the engine's only effect"]
     pub fn handle(&mut self, now: Reading, input: Input<'_>) -> impl Iterator<Item = Output> {
+        self.pass_leap(now.raw);
         self.watch(now);
         match input {
             Input::Tick => {}
@@ -299,8 +311,7 @@ impl Engine {
                 self.sources[id].plan(now.raw, Nanos::from_secs(600));
             }
             Input::Moved(id) => {
-                self.sources[id].void();
-                self.sources[id].hurry(now.raw);
+                self.sources[id].moved(now.raw);
                 self.estimator.forget(id);
             }
             Input::Slept(span) => self.slept(span, now),
@@ -316,6 +327,11 @@ impl Engine {
             }
             Input::Lock(name, until) => {
                 self.discipline.lock(name, until);
+                if self.leap != Leap::None {
+                    // The kernel would step at midnight.
+                    (self.leap, self.discipline.leap) = (Leap::None, None);
+                    self.publish(now);
+                }
                 self.tell(Event::Lock(name.to_owned(), true));
             }
             Input::Unlock(name) => {
@@ -370,7 +386,7 @@ impl Engine {
     /// What was learned of the crystal, for the drift file.
     #[must_use]
     pub fn memory(&self) -> Option<DriftMemory> {
-        self.estimator.memory()
+        self.estimator.memory().or_else(|| self.settings.memory.clone())
     }
 
     /// The estimate at `at`, once there was a first fix.
@@ -423,7 +439,29 @@ impl Engine {
         }
     }
 
+    /// Whether a leap second is so near that neither clock nor servers can be trusted.
+    fn leaping(&self, at: RawTime) -> bool {
+        self.leap_moment.is_some_and(|m| (at - m).abs() < discipline::LEAP_CALM)
+    }
+
+    /// At a leap second every instant gets another name; no clock was wrong before or is after.
+    fn pass_leap(&mut self, now: RawTime) {
+        let Some((at, by)) = self.announced.filter(|(at, _)| now >= *at) else { return };
+        self.announced = None;
+        self.estimator.rename(by);
+        for s in &mut self.sources {
+            s.rename(by);
+        }
+        self.leap = Leap::None;
+        self.leap_seen = Some(at);
+    }
+
     fn reply(&mut self, now: Reading, id: ServerId, exchange: &Exchange) {
+        if self.leaping(exchange.received) || self.leaping(now.raw) {
+            self.sources[id].asked = None;
+            self.plan(now, id);
+            return;
+        }
         let built = self.settings.built;
         let years = |n: i64| Nanos::from_secs(n * 31_556_952);
         let rules = Rules {
@@ -498,7 +536,8 @@ impl Engine {
     /// The servers' intervals of the moment, one per real server.
     fn intervals(&mut self, now: RawTime) -> Vec<select::Interval> {
         let (f, fb) = self.frequency(now);
-        let leap_near = self.leap != Leap::None;
+        // Smearing begins half a day before the leap second and ends half a day after it.
+        let leap_near = self.leap_seen.is_some_and(|at| now - at < DAY);
         let mut out = Vec::with_capacity(self.sources.len());
         let mut seen: Vec<([u8; 4], u64, Nanos, u8)> = Vec::new();
         for id in 0..self.sources.len() {
@@ -529,6 +568,10 @@ impl Engine {
 
     fn judge(&mut self, now: Reading, id: ServerId, sample: &estimator::Sample) {
         let intervals = self.intervals(now.raw);
+        if intervals.is_empty() {
+            // All of them are left out for reasons of their own: nobody contradicts anybody.
+            return;
+        }
         let Some(vote) = select::vote(&intervals) else {
             self.quarrel(now);
             return;
@@ -537,7 +580,6 @@ impl Engine {
         if self.fixed && self.discipline.settled && self.jumped(now, id, &vote) {
             return;
         }
-        self.discipline.insisted = None;
         self.elect(&vote);
         self.estimator.add(id, sample);
         if !self.fixed {
@@ -613,7 +655,6 @@ impl Engine {
         self.last_used = Some(now.raw);
         self.remember_max_error(now.raw);
         self.leap_vote(now.raw, &estimate);
-        self.enter(Phase::Synchronised, None);
         self.tell(Event::Sync {
             server: id,
             offset,
@@ -626,7 +667,10 @@ impl Engine {
                 self.settings.mark = Some(true_now);
             }
         }
-        self.steer(now);
+        match self.correct(now) {
+            None => self.enter(Phase::Synchronised, None),
+            Some(refusal) => self.freeze(refusal),
+        }
         self.publish(now);
     }
 
@@ -649,7 +693,7 @@ impl Engine {
                 > self.selected.len()
         };
         let truth = UtcTime::from_nanos(now.as_nanos() + estimate.truth.get());
-        let wanted = if !truth.is_leap_day() || self.discipline.locked() {
+        let announced = if !truth.is_leap_day() {
             Leap::None
         } else if count(Leap::Insert) {
             Leap::Insert
@@ -658,7 +702,27 @@ impl Engine {
         } else {
             Leap::None
         };
-        self.leap = wanted;
+        if announced != Leap::None {
+            self.leap_seen = Some(now);
+        }
+        // A lock keeps it from the kernel, which would step; the timeline leaps all the same.
+        self.leap = if self.discipline.locked() { Leap::None } else { announced };
+        let (second, by) = match announced {
+            Leap::None => {
+                self.announced = None;
+                if !self.leaping(now) {
+                    (self.discipline.leap, self.leap_moment) = (None, None);
+                }
+                return;
+            }
+            Leap::Insert => (86_400, Nanos::from_secs(-1)),
+            Leap::Delete => (86_399, Nanos::from_secs(1)),
+        };
+        let midnight = truth.as_nanos().div_euclid(DAY.get()) * DAY.get();
+        let at = UtcTime::from_nanos(midnight + second * 1_000_000_000);
+        let at = now + (at - truth);
+        (self.announced, self.leap_moment) = (Some((at, by)), Some(at));
+        self.discipline.leap = (self.steer && self.leap != Leap::None).then_some((at, by));
     }
 
     fn quarrel(&mut self, now: Reading) {
@@ -694,11 +758,7 @@ impl Engine {
         let offset = vote.middle() - now.utc_minus_raw();
         match self.discipline.insist(now, by, offset, verified) {
             Err(refusal) => {
-                let why = refusal.to_string();
-                if self.why.as_deref() != Some(&why) {
-                    self.tell(Event::Refused(refusal));
-                }
-                self.enter(Phase::Frozen, Some(why));
+                self.freeze(refusal);
                 self.publish(now);
                 true
             }
@@ -764,7 +824,8 @@ impl Engine {
         if now.raw - since >= OVERRIDE_AFTER {
             self.settings.mark = None;
             let date = UtcTime::from_nanos(now.raw.as_nanos() + offsets[0].get());
-            self.settings.built = date;
+            // Some centuries are enough; a date far beyond would leave the range of nanoseconds.
+            self.settings.built = date.min(UtcTime::from_nanos(4_102_444_800_000_000_000));
             self.override_since = None;
             self.tell(Event::DateOverridden);
             for s in &mut self.sources {
@@ -776,26 +837,41 @@ impl Engine {
     // ── what goes out ────────────────────────────────────────────────────────────────────
 
     fn steer(&mut self, now: Reading) {
-        let Some(estimate) = self.estimate(now.raw) else { return };
-        if self.phase == Phase::Frozen {
-            return;
-        }
-        let offset = estimate.truth - now.utc_minus_raw();
-        if !self.steer {
-            self.discipline.settled = true;
-            return;
-        }
-        let refused = self.discipline.decide(now, &estimate, offset, &mut self.outputs);
-        if let Some(refusal) = refused {
-            let why = refusal.to_string();
-            if self.why.as_deref() != Some(&why) {
-                self.tell(Event::Refused(refusal));
-            }
-            self.enter(Phase::Frozen, Some(why));
+        if self.phase != Phase::Frozen
+            && let Some(refusal) = self.correct(now)
+        {
+            self.freeze(refusal);
         }
     }
 
+    /// Corrects the clock towards the estimate; the refusal when that is not allowed.
+    fn correct(&mut self, now: Reading) -> Option<Refusal> {
+        let estimate = self.estimate(now.raw)?;
+        let offset = estimate.truth - now.utc_minus_raw();
+        if self.leaping(now.raw) {
+            return None;
+        }
+        if !self.steer {
+            self.discipline.settled = true;
+            self.discipline.insisted = None;
+            return None;
+        }
+        self.discipline.decide(now, &estimate, offset, self.verified, &mut self.outputs)
+    }
+
+    /// Stops steering, and says why once.
+    fn freeze(&mut self, refusal: Refusal) {
+        let why = refusal.to_string();
+        if self.why.as_deref() != Some(&why) {
+            self.tell(Event::Refused(refusal));
+        }
+        self.enter(Phase::Frozen, Some(why));
+    }
+
     fn publish(&mut self, now: Reading) {
+        if self.leaping(now.raw) {
+            return;
+        }
         let Some(estimate) = self.estimate(now.raw) else { return };
         let offset = (estimate.truth - now.utc_minus_raw()).abs();
         let max_error = self.max_error_at(now.raw, &estimate).unwrap_or(estimate.bound) + offset;

@@ -135,6 +135,19 @@ impl Source {
         self.resting_until
     }
 
+    /// Another address: what the old one said, or told us to do, no longer counts.
+    pub fn moved(&mut self, now: RawTime) {
+        self.samples.clear();
+        self.reach = 0;
+        self.silent = 0;
+        self.floor = Nanos::ZERO;
+        self.resting_until = None;
+        self.last = None;
+        self.misdated = None;
+        self.standing = Standing::Waiting;
+        self.hurry(now);
+    }
+
     /// Notes that it is being asked now.
     pub fn ask(&mut self, now: RawTime) {
         self.asked = Some(now);
@@ -289,6 +302,13 @@ impl Source {
             self.samples.pop_front();
         }
         self.samples.push_back(sample);
+    }
+
+    /// The name of every instant changed by this much, as at a leap second.
+    pub fn rename(&mut self, by: Nanos) {
+        for s in &mut self.samples {
+            (s.outward, s.homeward) = (s.outward + by, s.homeward + by);
+        }
     }
 
     /// The clock's timeline was broken: all samples are void.

@@ -512,6 +512,13 @@ impl Estimator {
         }
     }
 
+    /// The name of every instant changed by this much, as at a leap second: the crystal is the same.
+    pub fn rename(&mut self, by: Nanos) {
+        if let Some((_, base)) = &mut self.origin {
+            *base = *base + by;
+        }
+    }
+
     /// Drops all that is known of a server.
     pub fn forget(&mut self, server: ServerId) {
         if let Some(slot) = self.slot(server) {
