@@ -191,6 +191,8 @@ pub struct View {
     pub corrected: Nanos,
     /// Steps since start.
     pub steps: u64,
+    /// How long ago the first fix was.
+    pub fixed_for: Option<Nanos>,
 }
 
 /// The whole of the daemon's judgement on the clock.
@@ -208,6 +210,7 @@ pub struct Engine {
     last_used: Option<RawTime>,
     max_error: Option<(RawTime, Nanos)>,
     first_asked: Option<RawTime>,
+    fixed_at: Option<RawTime>,
     waited: bool,
     override_since: Option<RawTime>,
     own: Vec<[u8; 4]>,
@@ -242,6 +245,7 @@ impl Engine {
             last_used: None,
             max_error: None,
             first_asked: None,
+            fixed_at: None,
             waited: false,
             override_since: None,
             own: Vec::new(),
@@ -412,6 +416,7 @@ impl Engine {
             leap: self.leap,
             corrected: self.discipline.corrected,
             steps: self.discipline.steps,
+            fixed_for: self.fixed_at.map(|t| now.raw - t),
         }
     }
 
@@ -518,6 +523,7 @@ impl Engine {
         let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
         self.estimator = timeline(memory.as_ref());
         self.fixed = false;
+        self.fixed_at = None;
         self.max_error = None;
         self.first_asked = None;
         self.waited = false;
@@ -667,6 +673,7 @@ impl Engine {
                 self.settings.mark = Some(true_now);
             }
         }
+        self.fixed_at.get_or_insert(now.raw);
         match self.correct(now) {
             None => self.enter(Phase::Synchronised, None),
             Some(refusal) => self.freeze(refusal),
@@ -836,6 +843,7 @@ impl Engine {
 
     // ── what goes out ────────────────────────────────────────────────────────────────────
 
+    /// Corrects between samples, as when a lock ends.
     fn steer(&mut self, now: Reading) {
         if self.phase != Phase::Frozen
             && let Some(refusal) = self.correct(now)
@@ -931,7 +939,7 @@ impl Engine {
         } else {
             self.estimator.wanted_poll(now.raw, base)
         };
-        self.interval = self.interval.max(wanted).min(wanted.max(base));
+        self.interval = wanted.max(base);
         let wanted = self.jittered(wanted);
         self.sources[id].plan(now.raw, wanted);
     }

@@ -5,10 +5,13 @@ use crate::os::journal::{self, message_id};
 use crate::os::notify;
 use crate::record::{Point, Recorder};
 use crate::state::{ClockSection, Measurement, Quality, Shared};
-use crate::units::RawTime;
+use crate::units::{Nanos, RawTime};
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
+
+/// No alarm so soon after the first fix: the first answers still narrow the bound.
+const GRACE: Nanos = Nanos::from_secs(30);
 
 /// Keeps the record of days: written on the way, without wake-ups of its own.
 struct Record {
@@ -47,10 +50,10 @@ impl Record {
 /// The clock as it is, for the record.
 fn point(clock: &ClockSection) -> Point {
     let view = &clock.view;
-    let now = clock.reading.utc + view.offset.unwrap_or(crate::units::Nanos::ZERO);
+    let now = clock.reading.utc + view.offset.unwrap_or(Nanos::ZERO);
     Point {
         time: now.iso(0),
-        offset_us: view.offset.map(crate::units::Nanos::as_micros_f64),
+        offset_us: view.offset.map(Nanos::as_micros_f64),
         error_bound_us: view.estimate.map(|e| e.bound.as_micros_f64()),
         frequency_ppm: view.estimate.map(|e| e.frequency.get()),
         temperature_c: clock.temperature_c,
@@ -86,7 +89,8 @@ pub async fn run(shared: Shared, recorder: Option<Recorder>, mut stop: watch::Re
             let bound = view.estimate.map(|e| e.bound);
             // The clock as it is, not the measurement that is being corrected at this moment.
             let worst = view.offset.zip(bound).map(|(o, b)| o.abs() + b);
-            let notice = drift.alarm.judge(clock.reading.utc, worst);
+            let steady = worst.filter(|_| view.fixed_for.is_some_and(|t| t > GRACE));
+            let notice = drift.alarm.judge(clock.reading.utc, steady);
             Some((notice, clock.reading, worst, view.offset, drift.alarm.limits))
         });
         if let (Some(record), Some((now, point))) = (&mut record, to_write) {
@@ -96,7 +100,7 @@ pub async fn run(shared: Shared, recorder: Option<Recorder>, mut stop: watch::Re
             return;
         }
         let Some((notice, reading, worst, offset, limits)) = judged else { continue };
-        let offset_us = offset.map(crate::units::Nanos::as_micros_f64);
+        let offset_us = offset.map(Nanos::as_micros_f64);
         let mut event = match notice {
             None => json!(null),
             Some(Notice::Raised(worst)) => {

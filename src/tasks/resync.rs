@@ -519,7 +519,7 @@ impl Resync {
     fn publish(&mut self, measured: Vec<Measurement>) {
         let now = self.world.read();
         let view = self.engine.view(now);
-        if view.settled && view.estimate.is_some() && !self.settled {
+        if view.settled && view.estimate.is_some() && !self.settled && self.world.can_steer() {
             self.settled = true;
             if matches!(self.world, World::Real(_)) {
                 self.memory.settle();
