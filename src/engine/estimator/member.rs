@@ -250,8 +250,10 @@ pub(super) struct Member {
     /// Belief after its last.
     pub after: Belief,
     pub sites: [Site; WINDOW],
-    /// Log weight by past predictions.
+    /// Log weight by past predictions …
     pub weight: f64,
+    /// … and without any.
+    pub common: f64,
 }
 
 /// What the bank shares in a pass.
@@ -263,13 +265,14 @@ pub(super) struct Shared<'a> {
 }
 
 impl Member {
-    pub(super) const fn new(wander: Wander) -> Self {
+    pub(super) const fn new(wander: Wander, common: f64) -> Self {
         Self {
             wander,
             before: Belief::nothing(),
             after: Belief::nothing(),
             sites: [Site { tau: [0.0; 2], nu: [0.0; 2] }; WINDOW],
-            weight: 0.0,
+            weight: common,
+            common,
         }
     }
 

@@ -87,16 +87,16 @@ pub struct DriftMemory {
 }
 
 /// The bank: how a crystal may wander. Random walks from quiet to a sunny window sill, and two
-/// with momentum, for boxes that warm up and cool down.
-const BANK: [Wander; 8] = [
-    walk(3e-10),
-    walk(1e-9),
-    walk(3e-9),
-    walk(1e-8),
-    walk(4e-8),
-    swing(2000.0),
-    swing(3600.0),
-    swing(6500.0),
+/// with momentum, for boxes that warm up and cool down. Behind each, how common such crystals are (log).
+const BANK: [(Wander, f64); 8] = [
+    (walk(3e-10), -0.7),
+    (walk(1e-9), 0.0),
+    (walk(3e-9), -1.0),
+    (walk(1e-8), -2.7),
+    (walk(4e-8), -5.0),
+    (swing(2000.0), -4.5),
+    (swing(3600.0), -3.8),
+    (swing(6500.0), -4.5),
 ];
 
 const fn walk(walk: f64) -> Wander {
@@ -108,15 +108,17 @@ const fn swing(period: f64) -> Wander {
 }
 
 /// Past predictions fade with this time constant, seconds.
-const FADES: f64 = 4.0 * 3600.0;
+const FADES: f64 = 8.0 * 3600.0;
 /// No member falls further behind than this (log), so that each can come back.
 const FLOOR: f64 = -12.0;
 /// Without a drift file: a crystal is right to so many ppm (one standard deviation).
 const UNKNOWN_PPM: f64 = 60.0;
 /// What moment matching leaves out of a standard deviation.
-const STRETCH: f64 = 1.15;
+const STRETCH: f64 = 1.2;
 /// Half-width of 95 % of a normal distribution, in standard deviations.
 const COVER: f64 = 1.96;
+/// Polls are a little rarer than asked for: the packets of the bursts are saved here.
+const SPARE: f64 = 1.035;
 /// Bursts after something upset the estimate come at most this often, seconds.
 const BURST_EVERY: f64 = 3600.0;
 
@@ -322,7 +324,10 @@ impl Estimator {
         let shared = Shared { samples: &self.samples, queues: &queues, base_walk: &walks, dim };
         for (i, m) in self.members.iter_mut().enumerate() {
             let seen = m.append(&shared);
-            m.weight = m.weight * fade + seen[0].log_evidence + seen[1].log_evidence;
+            m.weight = fade * (m.weight - m.common)
+                + m.common
+                + seen[0].log_evidence
+                + seen[1].log_evidence;
             if i == best {
                 self.servers[slot].judge(&seen, newest.most[0] + newest.most[1] - 2.0 * base);
             }
@@ -591,6 +596,7 @@ impl Estimator {
     /// How long after its last exchange a server's next one is worth its packet.
     #[must_use]
     pub fn wanted_poll(&self, _at: RawTime, base: Nanos) -> Nanos {
+        let base = Nanos::from_secs_f64(base.as_secs_f64() * SPARE);
         let seconds = match self.fresh {
             0..8 => 4.0,
             8..12 => 16.0,
@@ -685,5 +691,5 @@ fn sane(ppm: f64, sd: f64) -> bool {
 }
 
 fn bank() -> Vec<Member> {
-    BANK.iter().map(|&w| Member::new(w)).collect()
+    BANK.iter().map(|&(wander, common)| Member::new(wander, common)).collect()
 }
