@@ -69,7 +69,7 @@ def main():
     parser.add_argument("names", nargs="*", help="parts of the sentences of the tests to run")
     parser.add_argument("--list", action="store_true", help="list the tests")
     parser.add_argument("--jobs", type=int, default=3, help="machines side by side")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.list:
         for sentence, seconds, _ in core.TESTS:
             print(f"{sentence}  (about {seconds} s)")
