@@ -54,9 +54,14 @@ class Guest:
 
     def __enter__(self):
         self.vm = snap.load()
-        self.vm.put(HERE + "/guest/probe.py", "/root/probe.py")
-        self.run("systemctl stop systemd-timesyncd; systemctl mask --runtime systemd-timesyncd", check=False)
-        self.probe("nominal")
+        try:
+            self.vm.put(HERE + "/guest/probe.py", "/root/probe.py")
+            self.run("systemctl stop systemd-timesyncd; systemctl mask --runtime systemd-timesyncd", check=False)
+            self.probe("nominal")
+        except BaseException:               # __exit__ is not called then
+            self.vm.stop()
+            self.serving.stop()
+            raise
         return self
 
     def __exit__(self, _, error, __):

@@ -11,6 +11,7 @@ import argparse
 import concurrent.futures
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ import traceback
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import core  # noqa: E402
+import vm  # noqa: E402
 from bench import ROOT, Guest, HostClock, Wrong, chronyd, free_port  # noqa: E402
 
 
@@ -86,6 +88,13 @@ def main():
     chosen.sort(key=lambda t: -t[1])
     began, host, bench = time.monotonic(), HostClock(), Bench(options.binary)
     passed = failed = 0
+
+    def interrupted(*_):
+        for process in [*vm.RUNNING, bench.chronyd]:
+            process.kill()
+        os._exit(1)
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
     try:
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             running = [pool.submit(judge, sentence, function, bench) for sentence, _, function in chosen]

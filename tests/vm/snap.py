@@ -82,8 +82,12 @@ def make(suite="trixie"):
 def load(suite="trixie", **changes):
     snap = folder(suite)
     vm = VM(snap, incoming=f"file:{snap}/state", **{**MACHINE, **changes}).start()
+    deadline = time.monotonic() + 120
     while True:
         vm._still_alive()
+        if time.monotonic() > deadline:
+            vm.stop()
+            raise TimeoutError("the machine was not restored within two minutes")
         try:
             status = vm.qmp("query-status")["return"]["status"]
         except OSError:

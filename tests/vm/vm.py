@@ -50,6 +50,9 @@ def command_line(img, folder, accel=None, mem=512, smp=2, cpu="max", rtc=None, a
     return args + list(extra)
 
 
+RUNNING = set()                 # processes, for who must end them all at once
+
+
 class VM:
     """One machine. `img` is a folder with vmlinuz, initrd.img and root.qcow2; nothing is written back unless `persist`."""
 
@@ -67,6 +70,7 @@ class VM:
         self.started = time.monotonic()
         with open(self.dir + "/qemu.err", "w") as err:
             self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+        RUNNING.add(self.process)
         for _ in range(1000):
             try:
                 self.socket = socket.socket(socket.AF_UNIX)
@@ -180,6 +184,7 @@ class VM:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        RUNNING.discard(self.process)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self):
