@@ -7,7 +7,7 @@ use crate::config::parse_span;
 use crate::timer::bay::DatedShot;
 use crate::timer::command;
 use crate::timer::epoch::{Delay, Estimate};
-use crate::timer::frame::{decode, hex};
+use crate::timer::frame::{Centis, decode, hex};
 use crate::timer::recording::{self, Recording, Replayed, Told};
 use crate::units::{Nanos, UtcTime};
 use clap::{Args, Subcommand};
@@ -429,7 +429,7 @@ fn string_json(recording: &Recording, replayed: &Replayed) -> Value {
         .iter()
         .map(|s| {
             json!({"shot_number": s.number, "time_s": s.time.seconds(),
-                "split_s": s.split.map(|t| t.seconds()),
+                "split_s": s.split.map(Centis::seconds),
                 "utc": recording.write(s.at), "bound_ms": ms(s.bound),
                 "bound_inside_ms": ms(Estimate::within(s.time)),
                 "latency_ms": s.arrival.map(|at| ms(at - s.at)),

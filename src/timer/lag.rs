@@ -106,7 +106,7 @@ impl Lag {
 
     fn normalise(&mut self) {
         let total: f64 = self.density.iter().sum();
-        if !(total > 0.0) {
+        if total.is_nan() || total <= 0.0 {
             *self = Self { strings: self.strings, ..Self::default() };
             return;
         }

@@ -134,7 +134,7 @@ fn time_of_day(text: &str) -> Option<i64> {
     };
     let (second, fraction) = second.split_once(['.', ',']).unwrap_or((second, "0"));
     let digits = !fraction.is_empty() && fraction.bytes().all(|b| b.is_ascii_digit());
-    let fraction = format!("{:0<9.9}", fraction);
+    let fraction = format!("{fraction:0<9.9}");
     let ns = fraction.parse::<i64>().ok().filter(|_| digits)?;
     let s = whole(hour, 24)? * 3600 + whole(minute, 60)? * 60 + whole(second, 61)?;
     Some(s * 1_000_000_000 + ns)

@@ -424,7 +424,7 @@ impl Strings {
         }
         match record.shots.iter_mut().find(|s| s.number == body.shot) {
             // Known from a push already.
-            Some(known) if known.arrival.is_some() && !(known.suspect && !suspect) => {
+            Some(known) if known.arrival.is_some() && (suspect || !known.suspect) => {
                 if known.time != body.time && !suspect {
                     let text =
                         format!("shot {} was told twice, differently: {}", body.shot, hex(bytes));

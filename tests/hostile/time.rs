@@ -1,7 +1,7 @@
 //! Judgement of time among servers that lie, jump, drift and disagree: on the pure engine.
 use crate::bench::{Bench, DAY, HOUR, MS, Plan, S, START, specs};
 use leadville_timesync::engine::discipline::Spent;
-use leadville_timesync::engine::packet::{Leap, Rejected, ntp};
+use leadville_timesync::engine::packet::{Leap, Rejected};
 use leadville_timesync::engine::source::Standing;
 use leadville_timesync::engine::{Event, Input, Phase};
 use leadville_timesync::units::{Nanos, RawTime, UtcTime};
@@ -226,8 +226,7 @@ fn a_small_step_and_then_a_big_one_are_one_step_after_insisting_and_none_beyond_
 #[test]
 fn the_step_budget_outlives_a_restart() {
     let mut plan = Plan::new(4).behind(40 * 60 * S).settled();
-    plan.settings.spent =
-        vec![Spent { at_s: START / S - 3_600, span_ns: 30 * 60 * S }];
+    plan.settings.spent = vec![Spent { at_s: START / S - 3_600, span_ns: 30 * 60 * S }];
     let mut b = plan.go();
     b.run(3_600);
     assert!(b.steps.is_empty(), "{:?}", b.steps);
@@ -359,7 +358,11 @@ fn a_leap_second_passes_without_a_step_a_slew_or_an_alarm() {
     let mut b = announcing("2027-06-30T21:00:00Z", 4);
     b.leaps = true;
     let flag = |t: i64| t < 3 * HOUR;
-    b.spoil = Box::new(move |_, t, r| if flag(t) { r[0] |= 0b01_000_000 });
+    b.spoil = Box::new(move |_, t, r| {
+        if flag(t) {
+            r[0] |= 0b01_000_000
+        }
+    });
     b.run(2 * 3_600);
     b.forget();
     b.run(4 * 3_600);
@@ -374,7 +377,11 @@ fn a_leap_second_passes_without_a_step_a_slew_or_an_alarm() {
 fn under_a_lock_a_leap_second_is_not_armed_and_slewed_afterwards() {
     let mut b = announcing("2027-06-30T21:00:00Z", 4);
     b.leaps = true;
-    b.spoil = Box::new(|_, t, r| if t < 3 * HOUR { r[0] |= 0b01_000_000 });
+    b.spoil = Box::new(|_, t, r| {
+        if t < 3 * HOUR {
+            r[0] |= 0b01_000_000
+        }
+    });
     b.run(2 * 3_600);
     assert_eq!(b.flags.map(|f| f.leap), Some(Leap::Insert));
     let until = RawTime::from_nanos(b.raw + 2 * HOUR);
@@ -396,12 +403,22 @@ fn a_source_that_smears_is_left_out_near_a_leap_second() {
     plan.specs = Some(four);
     let mut b = plan.go();
     b.leaps = true;
-    b.spoil = Box::new(|id, t, r| if id < 3 && t < 16 * HOUR { r[0] |= 0b01_000_000 });
+    b.spoil = Box::new(|id, t, r| {
+        if id < 3 && t < 16 * HOUR {
+            r[0] |= 0b01_000_000
+        }
+    });
     // From noon to noon it is spread: up to half a second ahead, then as much behind.
     b.wrong = Box::new(|id, t| {
         let into = (t - 4 * HOUR).clamp(0, 24 * HOUR);
         let smear = into / 86_400;
-        if id < 3 { 0 } else if t < 16 * HOUR { -smear } else { S - smear }
+        if id < 3 {
+            0
+        } else if t < 16 * HOUR {
+            -smear
+        } else {
+            S - smear
+        }
     });
     b.run(15 * 3_600);
     assert!(matches!(b.standing(3), Standing::Unused(why) if why.contains("smears")));
@@ -436,7 +453,8 @@ fn a_server_that_shows_whole_seconds_does_not_move_the_others_and_is_bounded_alo
 #[test]
 fn forty_milliseconds_of_asymmetry_of_one_in_four_are_found() {
     let mut b = Plan::new(4).go();
-    b.way = Box::new(|id, _, _| Some(if id == 0 { (50 * MS, 10 * MS) } else { (10 * MS, 10 * MS) }));
+    b.way =
+        Box::new(|id, _, _| Some(if id == 0 { (50 * MS, 10 * MS) } else { (10 * MS, 10 * MS) }));
     b.run(2 * 3_600);
     assert!(b.steps.is_empty() && b.error().abs() < 8 * MS, "{}", b.error());
 }
@@ -483,9 +501,7 @@ fn nine_of_ten_packets_lost_still_keep_the_time() {
 fn six_hours_of_outage_while_the_box_warms_are_within_the_bound_and_end_without_a_step() {
     let mut b = Plan::new(3).go();
     b.crystal = 12.0;
-    b.way = Box::new(|_, t, _| {
-        (!(2 * HOUR..8 * HOUR).contains(&t)).then_some((10 * MS, 10 * MS))
-    });
+    b.way = Box::new(|_, t, _| (!(2 * HOUR..8 * HOUR).contains(&t)).then_some((10 * MS, 10 * MS)));
     b.until(2 * HOUR);
     let steps = b.steps.len();
     for n in 0..12 {
