@@ -360,7 +360,7 @@ fn a_leap_second_passes_without_a_step_a_slew_or_an_alarm() {
     let flag = |t: i64| t < 3 * HOUR;
     b.spoil = Box::new(move |_, t, r| {
         if flag(t) {
-            r[0] |= 0b01_000_000
+            r[0] |= 0b01_000_000;
         }
     });
     b.run(2 * 3_600);
@@ -379,7 +379,7 @@ fn under_a_lock_a_leap_second_is_not_armed_and_slewed_afterwards() {
     b.leaps = true;
     b.spoil = Box::new(|_, t, r| {
         if t < 3 * HOUR {
-            r[0] |= 0b01_000_000
+            r[0] |= 0b01_000_000;
         }
     });
     b.run(2 * 3_600);
@@ -405,7 +405,7 @@ fn a_source_that_smears_is_left_out_near_a_leap_second() {
     b.leaps = true;
     b.spoil = Box::new(|id, t, r| {
         if id < 3 && t < 16 * HOUR {
-            r[0] |= 0b01_000_000
+            r[0] |= 0b01_000_000;
         }
     });
     // From noon to noon it is spread: up to half a second ahead, then as much behind.
