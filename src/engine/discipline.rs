@@ -105,6 +105,8 @@ pub enum Refusal {
     Budget(Nanos),
     /// Somebody keeps setting the clock.
     Foreign,
+    /// Every server that answers gives a date outside what is possible.
+    Date(String),
 }
 
 impl fmt::Display for Refusal {
@@ -121,6 +123,10 @@ impl fmt::Display for Refusal {
             Self::Budget(by) => {
                 write!(f, "a step of {by} is more than the steps allowed in a day; not followed")
             }
+            Self::Date(date) => write!(
+                f,
+                "every server that answers says it is {date}, which cannot be; not followed"
+            ),
             Self::Foreign => f.write_str(
                 "another program set the clock three times within an hour; steering stopped, \
                  find and stop that program",

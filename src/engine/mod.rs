@@ -29,6 +29,8 @@ const HOLDOVER_POLLS: i64 = 3;
 const QUARREL_POLL: Nanos = Nanos::from_secs(32);
 /// Time for several servers to answer before one alone is believed.
 const FIRST_FIX_PATIENCE: Nanos = Nanos::from_secs(8);
+/// Time for the others to contradict the first who agree.
+const LAST_WORD: Nanos = Nanos::from_secs(2);
 /// Agreement of three operators for this long overrides date window and mark.
 const OVERRIDE_AFTER: Nanos = Nanos::from_secs(600);
 const DAY: Nanos = Nanos::from_secs(86_400);
@@ -212,6 +214,7 @@ pub struct Engine {
     first_asked: Option<RawTime>,
     fixed_at: Option<RawTime>,
     waited: bool,
+    heard_out: bool,
     override_since: Option<RawTime>,
     own: Vec<[u8; 4]>,
     steer: bool,
@@ -247,6 +250,7 @@ impl Engine {
             first_asked: None,
             fixed_at: None,
             waited: false,
+            heard_out: false,
             override_since: None,
             own: Vec::new(),
             steer: settings.steer,
@@ -305,7 +309,9 @@ impl Engine {
     #[must_use = "the outputs are the engine's only effect"]
     pub fn handle(&mut self, now: Reading, input: Input<'_>) -> impl Iterator<Item = Output> {
         self.pass_leap(now.raw);
-        self.watch(now);
+        if !matches!(input, Input::Slept(_)) {
+            self.watch(now);
+        }
         match input {
             Input::Tick => {}
             Input::Exchange(id, exchange) => self.reply(now, id, exchange),
@@ -364,9 +370,11 @@ impl Engine {
         let polls =
             self.sources.iter().filter(|s| s.asked.is_none() && !s.retired).map(|s| s.next_poll);
         let locks = self.discipline.locks.iter().map(|l| l.until);
-        let patience = (!self.fixed && !self.waited)
-            .then(|| self.first_asked.map(|t| t + FIRST_FIX_PATIENCE + Nanos::from_millis(1)));
-        polls.chain(locks).chain(patience.flatten()).min()
+        let waits = [(!self.heard_out, LAST_WORD), (!self.waited, FIRST_FIX_PATIENCE)];
+        let waits = waits.into_iter().filter(|(open, _)| *open && !self.fixed);
+        let patience = waits
+            .filter_map(|(_, span)| self.first_asked.map(|t| t + span + Nanos::from_millis(1)));
+        polls.chain(locks).chain(patience).min()
     }
 
     /// All servers, by id.
@@ -481,6 +489,7 @@ impl Engine {
             Err(why) => {
                 self.refuse(now, id, why);
                 self.consider_override(now);
+                self.despair_of_dates(now, id);
             }
             Ok(sample) => {
                 let (f, fb) = self.frequency(now.raw);
@@ -527,6 +536,7 @@ impl Engine {
         self.max_error = None;
         self.first_asked = None;
         self.waited = false;
+        self.heard_out = false;
         self.enter(Phase::Starting, Some("the machine slept".into()));
     }
 
@@ -580,6 +590,10 @@ impl Engine {
         }
         let Some(vote) = select::vote(&intervals) else {
             self.quarrel(now);
+            if !self.fixed {
+                // Remembered, for the majority that may come.
+                self.estimator.add(id, sample);
+            }
             return;
         };
         // A timeline that is in force is not thrown over by a second's jump of the servers.
@@ -640,7 +654,13 @@ impl Engine {
             0 => false,
             1 if self.sources.iter().filter(|s| !s.retired).count() == 1 || trusted => samples >= 2,
             1 => samples >= 4 || (waited && samples >= 2),
-            _ => true,
+            // Those who may still contradict are heard first, if they do not take long.
+            agreed => {
+                let heard = self.sources.iter().filter(|s| s.sample_count() > 0).count();
+                let asked = |s: &&Source| s.sample_count() == 0 && s.asked.is_some();
+                let awaited = self.sources.iter().filter(asked).count();
+                2 * agreed > heard + awaited || self.heard_out
+            }
         };
         let offset = estimate.truth - now.utc_minus_raw();
         let far = offset.abs() > DAY.half() && fewest < Some(2);
@@ -741,11 +761,11 @@ impl Engine {
             }
         }
         self.selected.clear();
-        self.estimator.select(&[]);
         if self.fixed {
             self.enter(Phase::Frozen, Some(why));
             self.publish(now);
         } else {
+            self.estimator.select(&[]);
             self.enter(Phase::Unsynchronised, Some(why));
         }
     }
@@ -841,6 +861,21 @@ impl Engine {
         }
     }
 
+    /// Every server that answers gives a date that cannot be: nothing to go by, and worth saying.
+    fn despair_of_dates(&mut self, now: Reading, id: ServerId) {
+        let answering = |s: &&Source| !s.retired && s.replies > 0 && s.silent() == 0;
+        let absurd = self.sources.iter().filter(answering).all(|s| s.misdated.is_some());
+        let Some((_, minus_raw)) = self.sources[id].misdated.filter(|_| absurd) else { return };
+        let date = UtcTime::from_nanos(now.raw.as_nanos().saturating_add(minus_raw.get()));
+        let refusal = Refusal::Date(date.iso(0).chars().take(10).collect());
+        if self.fixed {
+            self.freeze(refusal);
+            self.publish(now);
+        } else {
+            self.enter(Phase::Unsynchronised, Some(refusal.to_string()));
+        }
+    }
+
     // ── what goes out ────────────────────────────────────────────────────────────────────
 
     /// Corrects between samples, as when a lock ends.
@@ -903,6 +938,7 @@ impl Engine {
 
     /// What changes by the mere passing of time.
     fn age(&mut self, now: Reading) {
+        self.heard_out |= self.first_asked.is_some_and(|t| now.raw - t >= LAST_WORD);
         self.waited |= self.first_asked.is_some_and(|t| now.raw - t >= FIRST_FIX_PATIENCE);
         if self.phase == Phase::Synchronised {
             let patience =

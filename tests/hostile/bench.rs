@@ -47,6 +47,7 @@ pub struct Bench {
     pub flags: Option<discipline::KernelStatus>,
     /// The kernel carries out leap seconds.
     pub leaps: bool,
+    leapt: bool,
     chance: Random,
     began: i64,
     fraction: f64,
@@ -129,6 +130,7 @@ impl Bench {
             worst: 0,
             flags: None,
             leaps: false,
+            leapt: false,
             chance: Random::new(7, 1),
             began: raw,
             fraction: 0.0,
@@ -181,8 +183,9 @@ impl Bench {
             self.fraction -= self.fraction.trunc();
             self.truth += (span as f64 * self.crystal * 1e-6).round() as i64;
             let midnight = |t: i64| t.div_euclid(DAY);
-            if self.leaps && midnight(before.0) != midnight(self.true_utc()) {
+            if self.leaps && !self.leapt && midnight(before.0) != midnight(self.true_utc()) {
                 self.truth -= S;
+                self.leapt = true;
             }
             let armed = self.flags.is_some_and(|f| f.leap == discipline::Leap::Insert);
             if self.leaps && armed && midnight(before.1) != midnight(self.raw + self.ours) {
@@ -244,20 +247,25 @@ impl Bench {
                 return;
             }
             self.pass((next - self.raw).max(1));
-            let mut asked = self.feed(Input::Tick);
-            while let Some(id) = asked.pop() {
-                self.asked.push(self.t());
-                asked.extend(match self.reply(id) {
-                    None => {
-                        self.pass(S);
-                        self.feed(Input::Failed(id, Why::Timeout, Bogus::default()))
-                    }
-                    Some(exchange) => {
-                        self.pass(exchange.received.as_nanos() - exchange.sent.as_nanos());
-                        self.feed(Input::Exchange(id, &exchange))
-                    }
-                });
-            }
+            self.happen(Input::Tick);
+        }
+    }
+
+    /// Lets something happen, and the exchanges that come of it.
+    pub fn happen(&mut self, input: Input<'_>) {
+        let mut asked = self.feed(input);
+        while let Some(id) = asked.pop() {
+            self.asked.push(self.t());
+            asked.extend(match self.reply(id) {
+                None => {
+                    self.pass(S);
+                    self.feed(Input::Failed(id, Why::Timeout, Bogus::default()))
+                }
+                Some(exchange) => {
+                    self.pass(exchange.received.as_nanos() - exchange.sent.as_nanos());
+                    self.feed(Input::Exchange(id, &exchange))
+                }
+            });
         }
     }
 

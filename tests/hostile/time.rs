@@ -198,14 +198,15 @@ fn steps_backwards_in_the_middle_of_the_first_burst_leave_one_step_at_most() {
 }
 
 #[test]
-fn steps_just_below_the_limit_for_ever_are_never_steps_and_never_faster_than_the_kernels_slew() {
+fn steps_just_below_the_limit_for_ever_are_slewed_and_stepped_only_when_insisted_on() {
     let mut b = Plan::new(4).go();
     b.wrong = Box::new(|_, t| t / (600 * S) * (S - S / 20));
     b.run(600);
     let begin = b.ours;
     b.run(6 * 3_600);
-    assert!(b.steps.is_empty(), "{:?}", b.steps);
-    let most = 6 * HOUR / 2_000 + 6 * HOUR / 200;
+    // Slewing takes half an hour for each; what piles up is over a second, and insisted on.
+    assert!(b.steps.iter().all(|s| (S..2 * S).contains(s)), "{:?}", b.steps);
+    let most = 6 * HOUR / 600;
     assert!((b.ours - begin).abs() < most, "{} s", (b.ours - begin) / S);
 }
 
@@ -385,7 +386,7 @@ fn under_a_lock_a_leap_second_is_not_armed_and_slewed_afterwards() {
     b.run(2 * 3_600);
     assert_eq!(b.flags.map(|f| f.leap), Some(Leap::Insert));
     let until = RawTime::from_nanos(b.raw + 2 * HOUR);
-    let _ = b.feed(Input::Lock("match", until));
+    b.happen(Input::Lock("match", until));
     assert_eq!(b.flags.map(|f| f.leap), Some(Leap::None));
     b.run(2 * 3_600 - 60);
     assert!((b.error() + S).abs() < 5 * MS && b.slew == 0, "{}", b.error());
@@ -467,7 +468,8 @@ fn forty_milliseconds_of_asymmetry_of_the_only_server_stay_within_the_guarantee(
     let view = b.view();
     let guarantee = view.max_error.unwrap().get();
     assert!(b.error().abs() < guarantee && b.error().abs() < 21 * MS, "{} {guarantee}", b.error());
-    assert!(b.steps.is_empty());
+    // At the start it seems to be 20 ms wrong, which may be a step.
+    assert!(b.steps.len() <= 1, "{:?}", b.steps);
 }
 
 #[test]
@@ -550,8 +552,8 @@ fn a_kiss_deny_is_a_long_pause_with_a_warning_and_never_removal() {
         b.run(3_600);
         let asked = b.engine.sources()[0].requests;
         for _ in 0..5 {
-            let _ = b.feed(Input::NetworkChanged);
-            let _ = b.feed(Input::SyncNow);
+            b.happen(Input::NetworkChanged);
+            b.happen(Input::SyncNow);
         }
         b.run(60);
         assert_eq!((asked, b.engine.sources()[0].requests), (1, 1));
@@ -603,7 +605,8 @@ fn somebody_who_sets_the_clock_by_an_hour_is_undone_once_servers_confirm() {
         b.run(600);
         b.ours += by;
         b.run(200);
-        assert_eq!(b.steps, [-by - b.steps.first().map_or(0, |s| s + by)], "{by}");
+        assert_eq!(b.steps.len(), 1, "{by}: {:?}", b.steps);
+        assert!((b.steps[0] + by).abs() < 3 * MS, "{by}: {:?}", b.steps);
         assert!(b.error().abs() < 3 * MS, "{by}: {}", b.error());
     }
 }
@@ -641,7 +644,7 @@ fn a_suspended_machine_measures_anew_and_may_step() {
     // The raw clock did not see eight hours; the kernel put the steered one 3 s wrong.
     b.truth += 8 * HOUR;
     b.ours += 8 * HOUR + 3 * S;
-    let _ = b.feed(Input::Slept(Nanos::new(8 * HOUR)));
+    b.happen(Input::Slept(Nanos::new(8 * HOUR)));
     b.run(120);
     assert_eq!(b.steps.len(), 1, "{:?}", b.steps);
     assert!(b.error().abs() < 5 * MS, "{}", b.error());
@@ -682,8 +685,8 @@ fn a_monitor_never_steers() {
 fn polls_keep_their_distance_whatever_happens() {
     let mut b = Plan::new(3).go();
     for _ in 0..200 {
-        let _ = b.feed(Input::SyncNow);
-        let _ = b.feed(Input::NetworkChanged);
+        b.happen(Input::SyncNow);
+        b.happen(Input::NetworkChanged);
         b.run(1);
     }
     let most = 3 * 200 / 4 + 6;

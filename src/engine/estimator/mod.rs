@@ -509,10 +509,13 @@ impl Estimator {
         if !changed {
             return;
         }
-        self.counted = self.counted.max(self.samples.iter().filter(|s| s.counts).count() as u32);
+        let counted = self.samples.iter().filter(|s| s.counts).count() as u32;
         if self.shed {
+            self.counted = self.counted.max(counted);
             self.sweep_all(2);
         } else {
+            // Nothing is left of those who do not count any more.
+            self.counted = counted;
             self.begin();
         }
     }
