@@ -324,6 +324,7 @@ fn spans_are_read_exactly() {
     for (text, ns) in [
         ("5min", 300_000_000_000),
         ("20ms", 20_000_000),
+        ("3m", 180_000_000_000),
         ("4h", 14_400_000_000_000),
         ("10s", 10_000_000_000),
         ("500us", 500_000),
@@ -352,13 +353,11 @@ fn spans_are_read_exactly() {
         "5.s",
         "--5s",
         "١s",
-        "5m",
         "1..5s",
     ] {
         let error = parse_span(text).expect_err(text);
         assert!(error.contains(text.trim()), "{error}");
     }
-    assert!(parse_span("5m").expect_err("ambiguous").contains("did you mean \"5min\"?"));
 }
 
 #[test]

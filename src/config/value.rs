@@ -43,10 +43,9 @@ pub fn parse_span(text: &str) -> Result<Nanos, String> {
         }
         let scale = match unit {
             "" => return Err(format!("\"{text}\" has no unit: {example}")),
-            "m" => return Err(format!("\"{text}\" has the unit m; did you mean \"{number}min\"?")),
             "µs" | "μs" => 1_000,
             "sec" | "second" | "seconds" => 1_000_000_000,
-            "minute" | "minutes" => 60_000_000_000,
+            "m" | "minute" | "minutes" => 60_000_000_000,
             "hour" | "hours" => 3_600_000_000_000,
             "day" | "days" => 86_400_000_000_000,
             _ => UNITS

@@ -9,7 +9,7 @@ pub const LEAST_MS: f64 = -20.0;
 pub const MOST_MS: f64 = 110.0;
 const CELLS: usize = (MOST_MS - LEAST_MS) as usize + 1;
 /// Chance per string that what was learned holds no longer.
-const FORGOTTEN: f64 = 0.01;
+const FORGOTTEN: f64 = 0.003;
 
 /// The lag's density on cells of 1 ms.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +97,7 @@ impl Lag {
         let old = self.density.clone();
         for i in 0..CELLS {
             let (left, right) = (old[i.saturating_sub(1)], old[(i + 1).min(CELLS - 1)]);
-            let spread = 0.9 * old[i] + 0.05 * (left + right);
+            let spread = 0.98 * old[i] + 0.01 * (left + right);
             self.density[i] = (1.0 - FORGOTTEN) * spread + FORGOTTEN / CELLS as f64;
         }
         self.normalise();
