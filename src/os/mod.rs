@@ -1,4 +1,5 @@
 //! What only the machine can do: clocks, sockets, files. All `unsafe` of the program is here.
+pub mod bluez;
 pub mod clock;
 pub mod control;
 pub mod journal;
