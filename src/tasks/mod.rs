@@ -1,4 +1,5 @@
 //! The three loops of the daemon, and what joins them: start, signals, stop.
+pub mod bridge;
 pub mod control;
 pub mod memory;
 pub mod monitor;
@@ -15,6 +16,7 @@ use crate::os::{clock, notify};
 use crate::sim;
 use crate::state::{Request, Shared};
 use crate::units::Nanos;
+pub use bridge::desk::TimerDesk;
 use memory::Memory;
 use resync::Resync;
 use std::path::PathBuf;
@@ -43,22 +45,6 @@ pub struct Simulate {
     pub seed: u64,
     /// Log lines instead of a live view.
     pub plain: bool,
-}
-
-/// Where requests about timers go.
-#[derive(Clone)]
-pub struct TimerDesk {}
-
-impl TimerDesk {
-    /// Answers one request.
-    #[allow(clippy::unused_async, reason = "the bridge answers over a channel")]
-    pub async fn answer(
-        &self,
-        _: &str,
-        _: &serde_json::Map<String, serde_json::Value>,
-    ) -> serde_json::Value {
-        serde_json::Value::Null
-    }
 }
 
 fn alert_limits(config: &Config) -> AlertLimits {
@@ -178,18 +164,32 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
         place.display()
     );
     let (tell_stop, stop) = watch::channel(false);
+    let pretend = options.simulate.map(|s| s.seed);
+    let listening = config.bluetooth.enabled || simulated;
+    let (timers, questions) = TimerDesk::new();
+    let bridge = bridge::run(
+        config.clone(),
+        shared.clone(),
+        state_dir.clone(),
+        pretend,
+        questions,
+        stop.clone(),
+    );
     let desk = control::Desk {
         shared: shared.clone(),
         started,
         default_lock: config.lock.default_length,
         record: record_dir.clone(),
-        timers: None,
+        timers: listening.then_some(timers),
     };
     let resync = Resync::new(config, world, steering_why, memory, shared.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(resync.run(inbox, stop.clone()));
     tasks.spawn_local(monitor::run(shared.clone(), recorder, stop.clone()));
     tasks.spawn_local(control::run(listener, desk, stop.clone()));
+    if listening {
+        tasks.spawn_local(bridge);
+    }
     notify::ready();
     if live {
         let place = place.clone();

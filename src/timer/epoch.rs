@@ -80,6 +80,8 @@ pub struct Estimate {
     pub bound: Nanos,
     /// d0 was measured.
     pub calibrated: bool,
+    /// The d0 taken off.
+    pub taken: Nanos,
     /// Shots used.
     pub shots: usize,
     /// The start frame was used.
@@ -377,6 +379,7 @@ impl Dating {
             inside,
             bound: inside + self.delay.reach(),
             calibrated: self.delay.calibrated,
+            taken: self.delay.value,
             shots: self.shots(),
             start: !self.start_refused && self.heard.iter().any(|h| !h.is_shot()),
             interval_ms: self.link.interval_ms().map(|(ms, _)| ms),

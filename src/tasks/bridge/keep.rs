@@ -49,6 +49,9 @@ pub struct KeptString {
     pub inside_ns: i64,
     /// d0 was measured.
     pub calibrated: bool,
+    /// The d0 that was taken off, ns.
+    #[serde(default)]
+    pub taken_ns: Option<i64>,
     /// Connection interval, ms.
     pub interval_ms: Option<f64>,
     /// The beep, ns since 1970; `None` while the time was not known.
@@ -75,6 +78,7 @@ impl KeptString {
             bound_ns: s.estimate.bound.get(),
             inside_ns: s.estimate.inside.get(),
             calibrated: s.estimate.calibrated,
+            taken_ns: Some(s.estimate.taken.get()),
             interval_ms: s.estimate.interval_ms,
             utc_ns: None,
             utc_bound_ns: None,
@@ -96,6 +100,25 @@ impl KeptString {
     #[must_use]
     pub fn utc(&self) -> Option<UtcTime> {
         self.utc_ns.map(UtcTime::from_nanos)
+    }
+
+    /// The frame that arrived then, in hex.
+    fn frame(&self, arrival: Option<i64>) -> Option<&str> {
+        self.frames.iter().find(|(at, _)| Some(*at) == arrival).map(|(_, hex)| hex.as_str())
+    }
+
+    /// What consumers of the former bridge know as `clock_sync`: how late the first shot that
+    /// was heard was stamped.
+    #[must_use]
+    pub fn clock_sync(&self) -> Option<Value> {
+        let shot = self.shots.iter().find(|s| s.arrival.is_some() && !s.suspect)?;
+        let device = self.utc_ns? + i64::from(shot.cs) * 10_000_000;
+        let host = device + shot.arrival? - self.raw_ns - i64::from(shot.cs) * 10_000_000;
+        let ms = |ns: i64| Nanos::new(ns).as_millis_f64();
+        Some(json!({"event": "timer", "type": "clock_sync", "source": "amg", "seq": self.seq,
+            "timer_id": self.timer_id, "name": self.name, "string_number": self.string,
+            "delta_ms": ms(device - host), "device_time_ms": ms(device), "host_time_ms": ms(host),
+            "utc": self.utc().map(|t| t.iso(6)), "calibrated": self.calibrated}))
     }
 
     /// Its events: the beep, each shot, the whole string.
@@ -127,6 +150,7 @@ impl KeptString {
                 .map(Nanos::as_millis_f64)
                 .into();
             event["suspect"] = shot.suspect.into();
+            event["raw"] = self.frame(shot.arrival).into();
             before = Some(shot.cs);
             events.push(event);
         }
@@ -266,6 +290,7 @@ mod tests {
             bound_ns: 5_000_000,
             inside_ns: 4_000_000,
             calibrated: true,
+            taken_ns: Some(0),
             interval_ms: Some(48.75),
             utc_ns: Some(1_795_384_316_000_000_000 + seq * 60_000_000_000),
             utc_bound_ns: Some(5_500_000),

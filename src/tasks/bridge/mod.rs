@@ -1,0 +1,751 @@
+//! The bridge task: timers found, listened to and dated, whatever the radio does.
+//!
+//! One loop: what BlueZ tells, what calls came back, what is due, what clients ask. Calls run
+//! beside the loop, so that no notification waits for one.
+pub mod desk;
+pub mod keep;
+pub mod link;
+mod pretend;
+mod tell;
+pub mod watched;
+
+use crate::config::{Config, Timer};
+use crate::os::bluez::{Bluez, Refused, Told};
+use crate::os::clock;
+use crate::os::store::StateDir;
+use crate::state::{Request, Shared};
+use crate::timer::command::REQ_STRING;
+use crate::units::{Nanos, RawTime};
+use desk::{Questions, refusal};
+use keep::Kept;
+use link::{Stage, Wish};
+use pretend::Pretend;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+use watched::Watched;
+
+/// A scan is as long as that, then pauses.
+const SCAN: Nanos = Nanos::from_secs(8);
+const SCAN_PAUSE: Nanos = Nanos::from_secs(2);
+/// While another timer is listened to, the radio is left to it for longer.
+const SCAN_PAUSE_LISTENING: Nanos = Nanos::from_secs(6);
+/// A timer that never pushed on this link is asked for its list so often.
+const PUSH_CHECK: Nanos = Nanos::from_secs(600);
+/// The bus is tried again after this, at most.
+const BUS_LONGEST: Nanos = Nanos::from_secs(30);
+
+/// What came of a call.
+enum Done {
+    Connected(usize, Result<(), Refused>),
+    Subscribed(usize, Result<(), Refused>),
+    Dropped(usize),
+    Scanning(Result<(), Refused>),
+    ScanEnded,
+    Notifying(usize, Result<bool, Refused>),
+    Wrote(usize, String, Result<(), Refused>, Option<oneshot::Sender<Value>>),
+    Saved(Result<(), String>),
+}
+
+/// Where the scan stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scan {
+    /// Not before that instant, if any.
+    Idle(Option<RawTime>),
+    /// A call is under way.
+    Changing,
+    /// On until that instant.
+    On(RawTime),
+}
+
+/// The bridge.
+pub struct Bridge {
+    config: Config,
+    shared: Shared,
+    kept: Kept,
+    boot: String,
+    watched: Vec<Watched>,
+    bluez: Option<Bluez>,
+    bus_due: Option<RawTime>,
+    bus_wait: Nanos,
+    trouble: Option<String>,
+    scan: Scan,
+    scan_adapter: Option<String>,
+    scan_until: Option<RawTime>,
+    health_due: Option<RawTime>,
+    last_write: Option<RawTime>,
+    saving: bool,
+    pretend: Option<Pretend>,
+    /// The simulated raw clock is so far ahead of ours.
+    ahead: Nanos,
+    done: mpsc::UnboundedSender<Done>,
+}
+
+/// Runs the bridge until told to stop. `pretend`: a simulated shooter with this seed, no radio.
+pub async fn run(
+    config: Config,
+    shared: Shared,
+    directory: Option<std::path::PathBuf>,
+    pretend: Option<u64>,
+    questions: Questions,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (done, mut back) = mpsc::unbounded_channel();
+    let mut questions = questions.0;
+    let mut bridge = Bridge::new(config, shared, directory, pretend, done);
+    bridge.step().await;
+    loop {
+        let due = bridge.due();
+        let wait = due.map(|at| (at - bridge.now()).max(Nanos::ZERO));
+        let bluez = bridge.bluez.as_mut();
+        tokio::select! {
+            biased;
+            _ = stop.changed() => break,
+            told = async {
+                match bluez {
+                    Some(bluez) => bluez.next().await,
+                    None => std::future::pending().await,
+                }
+            } => bridge.told(told).await,
+            Some(done) = back.recv() => bridge.came_back(done).await,
+            Some(question) = questions.recv() => bridge.asked(question).await,
+            () = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(Duration::from_nanos(wait.get() as u64)).await,
+                    None => std::future::pending().await,
+                }
+            } => {}
+        }
+        bridge.step().await;
+    }
+    // The link stays for whoever else uses it; bluetoothd ends our subscription with our name.
+    bridge.save_now();
+}
+
+impl Bridge {
+    fn new(
+        config: Config,
+        shared: Shared,
+        directory: Option<std::path::PathBuf>,
+        pretend: Option<u64>,
+        done: mpsc::UnboundedSender<Done>,
+    ) -> Self {
+        let longest = config.bluetooth.reconnect_at_most;
+        let mut timers: Vec<Timer> = config.timer.iter().filter(|t| t.enabled).cloned().collect();
+        if config.timer.is_empty() || (pretend.is_some() && timers.is_empty()) {
+            timers.push(Timer::default());
+        }
+        let directory = directory.and_then(|path| match StateDir::open(path) {
+            Ok(directory) => Some(directory),
+            Err(e) => {
+                warn!("strings are not kept on disk: {e}");
+                None
+            }
+        });
+        let kept = Kept::open(directory, config.state.strings as usize);
+        if let Some(trouble) = &kept.trouble {
+            warn!("kept strings: {trouble}; begun anew");
+        }
+        let mut watched: Vec<Watched> =
+            timers.into_iter().map(|t| Watched::new(t, longest)).collect();
+        for w in &mut watched {
+            w.learned(&kept);
+        }
+        let pretend = pretend.map(|seed| Pretend::new(&config.simulation, seed));
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let mut bridge = Self {
+            boot: boot.map(|id| id.trim().to_owned()).unwrap_or_default(),
+            config,
+            shared,
+            kept,
+            watched,
+            bluez: None,
+            bus_due: Some(clock::raw_now()),
+            bus_wait: Nanos::from_secs(1),
+            trouble: None,
+            scan: Scan::Idle(None),
+            scan_adapter: None,
+            scan_until: None,
+            health_due: None,
+            last_write: None,
+            saving: false,
+            pretend,
+            ahead: Nanos::ZERO,
+            done,
+        };
+        if bridge.pretend.is_some() {
+            bridge.bus_due = None;
+            let now = bridge.now();
+            let w = &mut bridge.watched[0];
+            w.link.stage = Stage::Listening(now);
+            w.link.links = 1;
+            w.address = "SIMULATED".into();
+        }
+        bridge.publish();
+        bridge
+    }
+
+    /// When something is due without anybody telling.
+    fn due(&self) -> Option<RawTime> {
+        let scan = match self.scan {
+            Scan::Idle(at) if self.wants_scan() => at,
+            Scan::On(until) => Some(until),
+            _ => None,
+        };
+        let timers = self.watched.iter().flat_map(|w| {
+            [w.link.due(), w.list_due, w.bay.strings().next_tick()].into_iter().flatten()
+        });
+        let undated = self.undated().then(|| self.now() + Nanos::from_secs(5));
+        let pretend = self.pretend.as_ref().map(Pretend::due);
+        [self.bus_due, self.health_due, scan, undated, pretend].into_iter().flatten().chain(timers).min()
+    }
+
+    fn running(&self) -> bool {
+        self.watched.iter().any(|w| w.bay.strings().current().is_some())
+    }
+
+    /// Everything that follows from how things stand.
+    async fn step(&mut self) {
+        let now = self.now();
+        if self.bus_due.is_some_and(|at| now >= at) {
+            self.open_bus(now).await;
+        }
+        self.pretended(now).await;
+        for i in 0..self.watched.len() {
+            let said = self.watched[i].bay.tick(now);
+            self.tell_all(i, &said, None).await;
+            if self.watched[i].list_due.is_some_and(|at| now >= at) {
+                self.watched[i].list_due = None;
+                if !self.running() && self.watched[i].link.is_listening() {
+                    self.ask_list(i, now);
+                }
+            }
+        }
+        self.look(now).await;
+        self.wish(now);
+        self.scan(now);
+        if self.health_due.is_some_and(|at| now >= at) {
+            self.health(now);
+        }
+        if self.undated() {
+            self.revise().await;
+        }
+        self.save();
+    }
+
+    async fn open_bus(&mut self, now: RawTime) {
+        self.bus_due = None;
+        let opened = match self.bluez.take() {
+            Some(bluez) => Ok(bluez),
+            None => Bluez::open().await,
+        };
+        let trouble = match opened {
+            Ok(mut bluez) => match bluez.refresh().await {
+                Ok(()) => None,
+                Err(e) if e.is_denied() => {
+                    Some("not allowed to use BlueZ: the daemon's user must be in group bluetooth".into())
+                }
+                Err(e) if e.is_absent() => Some(
+                    "bluetoothd is not running: sudo apt install bluez, sudo systemctl start bluetooth"
+                        .to_owned(),
+                ),
+                Err(e) => Some(format!("BlueZ does not answer: {}", e.text)),
+            }
+            .inspect(|_| ())
+            .map_or_else(
+                || {
+                    self.bluez = Some(bluez);
+                    None
+                },
+                Some,
+            ),
+            Err(e) => Some(format!("no D-Bus system bus ({}): is dbus running?", e.text)),
+        };
+        match trouble {
+            None => {
+                self.bus_wait = Nanos::from_secs(1);
+                self.scan = Scan::Idle(None);
+            }
+            Some(text) => {
+                self.bus_due = Some(now + self.bus_wait);
+                self.bus_wait = Nanos::new(self.bus_wait.get() * 2).min(BUS_LONGEST);
+                self.in_trouble(Some(text));
+            }
+        }
+    }
+
+    /// What keeps Bluetooth as a whole from working, said once.
+    fn in_trouble(&mut self, trouble: Option<String>) {
+        if self.trouble == trouble {
+            return;
+        }
+        match &trouble {
+            Some(text) => warn!("timers: {text}"),
+            None => info!("timers: Bluetooth is ready"),
+        }
+        self.trouble = trouble;
+        self.publish();
+    }
+
+    async fn told(&mut self, told: Told) {
+        let now = self.now();
+        match told {
+            Told::Notification(path, at, bytes) => {
+                let from = |w: &Watched| {
+                    w.link.device.as_ref().is_some_and(|d| path.starts_with(&format!("{d}/")))
+                };
+                if let Some(i) = self.watched.iter().position(from) {
+                    self.heard(i, at, &bytes).await;
+                }
+            }
+            Told::Changed => {}
+            Told::Owner(true) => self.bus_due = Some(now),
+            Told::Owner(false) => {
+                if let Some(bluez) = &mut self.bluez {
+                    bluez.tree = crate::os::bluez::Tree::default();
+                }
+                self.all_lost(now).await;
+                let text = "bluetoothd has ended; waiting for it (sudo systemctl start bluetooth)";
+                self.in_trouble(Some(text.into()));
+            }
+            Told::Closed => {
+                self.bluez = None;
+                self.all_lost(now).await;
+                self.bus_due = Some(now + Nanos::from_secs(1));
+                self.in_trouble(Some("the D-Bus connection was closed".into()));
+            }
+        }
+    }
+
+    async fn all_lost(&mut self, now: RawTime) {
+        self.scan = Scan::Idle(None);
+        self.scan_adapter = None;
+        for i in 0..self.watched.len() {
+            if self.watched[i].link.reset() {
+                self.lost(i, now).await;
+            }
+        }
+    }
+
+    /// The adapters in use, best first.
+    fn adapters(&self) -> Vec<String> {
+        let Some(bluez) = &self.bluez else { return Vec::new() };
+        let wanted = &self.config.bluetooth.adapter;
+        let named = |path: &str| wanted.is_empty() || path.rsplit('/').next() == Some(wanted);
+        bluez
+            .tree
+            .adapters
+            .iter()
+            .filter(|(path, adapter)| adapter.powered && named(path))
+            .map(|(path, _)| path.clone())
+            .collect()
+    }
+
+    /// Looks at what BlueZ knows: who is found, who is lost.
+    async fn look(&mut self, now: RawTime) {
+        if self.bluez.is_none() {
+            return;
+        }
+        let adapters = self.adapters();
+        let trouble = if adapters.is_empty() {
+            let any = self.bluez.as_ref().is_some_and(|b| !b.tree.adapters.is_empty());
+            let wanted = &self.config.bluetooth.adapter;
+            let which = if wanted.is_empty() { "no adapter" } else { wanted };
+            (!self.bus_due.is_some_and(|_| self.trouble.is_some())).then(|| match any {
+                true => format!(
+                    "Bluetooth is switched off ({which} is powered): rfkill unblock bluetooth, then bluetoothctl power on"
+                ),
+                false => "no Bluetooth adapter: plug one in, or remove dtoverlay=disable-bt".into(),
+            })
+        } else {
+            None
+        };
+        if adapters.is_empty() {
+            if trouble.is_some() && self.trouble.as_ref().is_none_or(|t| !t.starts_with("bluetoothd")) {
+                self.in_trouble(trouble);
+            }
+        } else {
+            self.in_trouble(None);
+        }
+        let Some(bluez) = self.bluez.take() else { return };
+        let mut claimed: Vec<String> = Vec::new();
+        for i in 0..self.watched.len() {
+            let w = &self.watched[i];
+            let fits = bluez.tree.devices.iter().filter(|(path, d)| {
+                let mine = if w.address.is_empty() {
+                    link::is_this(&w.timer, d)
+                } else {
+                    d.address.eq_ignore_ascii_case(&w.address)
+                };
+                mine && adapters.contains(&d.adapter) && !claimed.contains(path)
+            });
+            let best = fits.max_by_key(|(_, d)| (d.connected, d.rssi.unwrap_or(i16::MIN)));
+            let best = best.map(|(path, d)| (path.clone(), d.clone()));
+            let found = best.as_ref().filter(|(_, d)| {
+                // By name only what is really there: old objects are kept for years.
+                !w.address.is_empty() || d.connected || d.rssi.is_some()
+            });
+            let (path, device) = match found {
+                Some((path, device)) => (Some(path.as_str()), Some(device)),
+                None => (None, None),
+            };
+            claimed.extend(path.map(str::to_owned));
+            let before = self.watched[i].link.stage;
+            let lost = self.watched[i].link.look(&bluez.tree, path, now);
+            if let Some(device) = device {
+                if let Some(rssi) = device.rssi.filter(|_| !device.connected) {
+                    self.watched[i].rssi = Some((rssi, now));
+                }
+                if self.watched[i].address.is_empty() {
+                    self.watched[i].found(&device.address, &self.kept);
+                }
+            }
+            if lost {
+                self.lost(i, now).await;
+            } else if before != self.watched[i].link.stage {
+                self.publish();
+            }
+        }
+        // Without a configuration every timer nearby gets a bay of its own.
+        if self.config.timer.is_empty() {
+            let more = bluez.tree.devices.iter().find(|(path, d)| {
+                link::is_timer(d)
+                    && (d.rssi.is_some() || d.connected)
+                    && adapters.contains(&d.adapter)
+                    && !claimed.contains(path)
+                    && !self.watched.iter().any(|w| w.address == d.address)
+            });
+            if let Some((_, d)) = more.filter(|_| self.watched.len() < 16) {
+                let timer =
+                    Timer { name: d.name.clone(), address: d.address.clone(), ..Timer::default() };
+                let mut w = Watched::new(timer, self.config.bluetooth.reconnect_at_most);
+                w.found(&d.address, &self.kept);
+                self.watched.push(w);
+            }
+        }
+        self.bluez = Some(bluez);
+    }
+
+    /// Does what each link wishes.
+    fn wish(&mut self, now: RawTime) {
+        for i in 0..self.watched.len() {
+            let Some(bluez) = &self.bluez else { return };
+            let wish = self.watched[i].link.wish(&bluez.tree, now);
+            let (caller, done) = (bluez.caller(), self.done.clone());
+            match wish {
+                Wish::Nothing | Wish::Scan => {}
+                Wish::Connect(path) => {
+                    // A scan and a connection attempt disturb one another; one at a time.
+                    let busy = self.watched.iter().any(|w| w.link.stage == Stage::Connecting);
+                    if busy || self.scan == Scan::Changing {
+                        continue;
+                    }
+                    if matches!(self.scan, Scan::On(_)) {
+                        self.end_scan();
+                        continue;
+                    }
+                    self.watched[i].link.stage = Stage::Connecting;
+                    tokio::task::spawn_local(async move {
+                        let _ = done.send(Done::Connected(i, caller.connect(&path).await));
+                    });
+                    self.publish();
+                }
+                Wish::Subscribe(path) => {
+                    self.watched[i].link.stage = Stage::Subscribing;
+                    tokio::task::spawn_local(async move {
+                        let _ = done.send(Done::Subscribed(i, caller.start_notify(&path).await));
+                    });
+                }
+                Wish::Drop(path) => {
+                    self.watched[i].link.ours = false;
+                    self.watched[i].trouble = Some("its services could not be read".into());
+                    tokio::task::spawn_local(async move {
+                        let _ = caller.disconnect(&path).await;
+                        let _ = done.send(Done::Dropped(i));
+                    });
+                }
+            }
+        }
+    }
+
+    fn wants_scan(&self) -> bool {
+        let Some(bluez) = &self.bluez else { return false };
+        let now = self.now();
+        let busy = self.watched.iter().any(|w| {
+            matches!(w.link.stage, Stage::Connecting | Stage::Resolving(_) | Stage::Subscribing)
+        });
+        let wanted = self.scan_until.is_some_and(|until| now < until)
+            || self.watched.iter().any(|w| w.link.wish(&bluez.tree, now) == Wish::Scan);
+        wanted && !busy && !self.running()
+    }
+
+    fn scan(&mut self, now: RawTime) {
+        match self.scan {
+            Scan::On(until) if now >= until || !self.wants_scan() => self.end_scan(),
+            Scan::Idle(not_before) if not_before.is_none_or(|at| now >= at) && self.wants_scan() => {
+                let Some(adapter) = self.adapters().into_iter().next() else { return };
+                let Some(bluez) = &self.bluez else { return };
+                let (caller, done) = (bluez.caller(), self.done.clone());
+                self.scan = Scan::Changing;
+                self.scan_adapter = Some(adapter.clone());
+                tokio::task::spawn_local(async move {
+                    let _ = done.send(Done::Scanning(caller.start_discovery(&adapter).await));
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn end_scan(&mut self) {
+        let (Some(bluez), Some(adapter)) = (&self.bluez, self.scan_adapter.take()) else {
+            self.scan = Scan::Idle(None);
+            return;
+        };
+        let (caller, done) = (bluez.caller(), self.done.clone());
+        self.scan = Scan::Changing;
+        tokio::task::spawn_local(async move {
+            let _ = caller.stop_discovery(&adapter).await;
+            let _ = done.send(Done::ScanEnded);
+        });
+    }
+
+    async fn came_back(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Connected(i, result) => {
+                if let Err(e) = result.as_ref()
+                    && !e.is_already()
+                {
+                    let w = &mut self.watched[i];
+                    tracing::debug!("{}: connecting failed: {}", w.timer.name, e.text);
+                    w.trouble = Some(format!("connecting failed: {}", e.text));
+                    w.link.failed(now);
+                } else if self.watched[i].link.stage == Stage::Connecting {
+                    // The property follows the reply, or never comes: then it is tried again.
+                    self.look(now).await;
+                    self.watched[i].link.failed(now);
+                }
+            }
+            Done::Subscribed(i, Ok(())) => self.up(i, now),
+            Done::Subscribed(i, Err(e)) if e.is_already() => self.up(i, now),
+            Done::Subscribed(i, Err(e)) => {
+                let w = &mut self.watched[i];
+                w.trouble = Some(format!("subscribing failed: {}", e.text));
+                w.link.failed(now);
+            }
+            Done::Dropped(_) => {}
+            Done::Scanning(Ok(())) => self.scan = Scan::On(now + SCAN),
+            Done::Scanning(Err(e)) => {
+                tracing::debug!("scanning failed: {}", e.text);
+                if e.is_denied() {
+                    let text = "not allowed to scan: the daemon's user must be in group bluetooth";
+                    self.in_trouble(Some(text.into()));
+                }
+                self.scan = Scan::Idle(Some(now + SCAN_PAUSE));
+            }
+            Done::ScanEnded => {
+                let listening = self.watched.iter().any(|w| w.link.is_listening());
+                let pause = if listening { SCAN_PAUSE_LISTENING } else { SCAN_PAUSE };
+                self.scan = Scan::Idle(Some(now + pause));
+            }
+            Done::Notifying(i, Ok(true)) => drop(i),
+            Done::Notifying(i, _) => self.watched[i].link.unsubscribed(now),
+            Done::Wrote(i, text, result, back) => {
+                let w = &self.watched[i];
+                let answer = match &result {
+                    Ok(()) => json!({"v": crate::state::PROTOCOL, "reply": "ok",
+                        "message": format!("{} was told {text}", w.timer.name)}),
+                    Err(e) => refusal(&format!("the timer was not told: {}", e.text), None),
+                };
+                if let Some(back) = back {
+                    let _ = back.send(answer);
+                } else if let Err(e) = result {
+                    warn!("{}: {text} was not told: {}", w.timer.name, e.text);
+                }
+            }
+            Done::Saved(result) => {
+                self.saving = false;
+                if let Err(e) = result {
+                    warn!("strings are not kept on disk: {e}");
+                    self.kept.trouble = Some(e);
+                }
+            }
+        }
+    }
+
+    /// Frames can come.
+    fn up(&mut self, i: usize, now: RawTime) {
+        let w = &mut self.watched[i];
+        w.link.subscribed(now);
+        w.trouble = None;
+        w.bay.link_up();
+        w.list_due.get_or_insert(now + Nanos::from_secs(3));
+        info!(
+            MESSAGE_ID = crate::os::journal::message_id(crate::os::journal::Event::TimerLink),
+            EVENT = "timer_link",
+            TIMER = w.timer.name.as_str(),
+            "{} is listened to ({})",
+            w.timer.name,
+            w.address
+        );
+        let event = json!({"event": "timer", "type": "connected", "source": "amg",
+            "timer_id": w.id(), "name": w.timer.name,
+            "message": format!("{} is listened to", w.timer.name)});
+        self.shared.tell(event);
+        let every = self.config.bluetooth.health_report_interval;
+        if every > Nanos::ZERO {
+            self.health_due.get_or_insert(now + every);
+        }
+        self.publish();
+    }
+
+    /// A link is gone: normal weather, the timer switches itself off.
+    async fn lost(&mut self, i: usize, now: RawTime) {
+        let w = &mut self.watched[i];
+        w.bay.link_lost(now);
+        w.list_due = None;
+        let running = w.bay.strings().current().is_some();
+        info!(
+            MESSAGE_ID = crate::os::journal::message_id(crate::os::journal::Event::TimerLink),
+            EVENT = "timer_link",
+            TIMER = w.timer.name.as_str(),
+            "the link to {} is gone{}",
+            w.timer.name,
+            if running { " in the middle of a string" } else { "" }
+        );
+        let event = json!({"event": "timer", "type": "disconnected", "source": "amg",
+            "timer_id": w.id(), "name": w.timer.name,
+            "message": format!("the link to {} is gone", w.timer.name)});
+        self.shared.tell(event);
+        if running {
+            self.hold(i, self.config.lock.string_link_lost).await;
+        }
+        self.publish();
+    }
+
+    /// A string holds the clock still for so long from now.
+    async fn hold(&self, i: usize, span: Nanos) {
+        if !self.config.lock.during_strings {
+            return;
+        }
+        let name = format!("string {}", self.watched[i].timer.name);
+        let request = if span > Nanos::ZERO {
+            Request::Lock(name, span)
+        } else {
+            Request::Unlock(name)
+        };
+        let _ = self.shared.ask(request).await;
+    }
+
+    /// A line about each connected timer, and whether anybody is still subscribed.
+    fn health(&mut self, now: RawTime) {
+        let every = self.config.bluetooth.health_report_interval;
+        self.health_due = None;
+        for (i, w) in self.watched.iter().enumerate().filter(|(_, w)| w.link.is_listening()) {
+            self.health_due = Some(now + every);
+            let tally = w.bay.strings().tally();
+            let ago = w.heard.map(|h| (now - h.0).as_secs_f64().round());
+            info!(
+                TIMER = w.timer.name.as_str(),
+                FRAMES = tally.frames,
+                UNKNOWN = tally.unknown,
+                WARNINGS = tally.warnings,
+                "{} is connected, {} frames, last heard {}",
+                w.timer.name,
+                tally.frames,
+                ago.map_or_else(|| "never".to_owned(), |s| format!("{s} s ago"))
+            );
+            let Some(bluez) = &self.bluez else { continue };
+            let device = w.link.device.as_deref().unwrap_or("");
+            let Some(path) = bluez.tree.characteristic(device, true).map(str::to_owned) else {
+                continue;
+            };
+            let (caller, done) = (bluez.caller(), self.done.clone());
+            tokio::task::spawn_local(async move {
+                let _ = done.send(Done::Notifying(i, caller.is_notifying(&path).await));
+            });
+        }
+        let quiet: Vec<usize> = (0..self.watched.len())
+            .filter(|i| {
+                let w = &self.watched[*i];
+                // It may push nothing: then its list is the only witness.
+                let Stage::Listening(since) = w.link.stage else { return false };
+                w.heard.is_none_or(|h| h.0 < since) && now - since >= PUSH_CHECK
+            })
+            .collect();
+        for i in quiet {
+            let every = (PUSH_CHECK.get() / self.config.bluetooth.health_report_interval.get().max(1)).max(1);
+            let Stage::Listening(since) = self.watched[i].link.stage else { continue };
+            let count = (now - since).get() / self.config.bluetooth.health_report_interval.get().max(1);
+            if count % every == 0 {
+                self.ask_list(i, now);
+            }
+        }
+        self.publish();
+    }
+
+    fn ask_list(&mut self, i: usize, now: RawTime) {
+        if self.pretend.is_none() {
+            self.watched[i].bay.list_asked(now);
+            self.write(i, REQ_STRING.into(), None);
+        }
+    }
+
+    /// Writes a command to a timer.
+    fn write(&mut self, i: usize, text: String, back: Option<oneshot::Sender<Value>>) {
+        self.last_write = Some(self.now());
+        let device = self.watched[i].link.device.clone().unwrap_or_default();
+        let path = self
+            .bluez
+            .as_ref()
+            .and_then(|b| b.tree.characteristic(&device, false).map(|p| (p.to_owned(), b.caller())));
+        let Some((path, caller)) = path else {
+            if let Some(back) = back {
+                let _ = back.send(refusal("the timer cannot be written to", None));
+            }
+            return;
+        };
+        if text == REQ_STRING && back.is_some() {
+            let now = self.now();
+            self.watched[i].bay.list_asked(now);
+        }
+        let done = self.done.clone();
+        tokio::task::spawn_local(async move {
+            let result = caller.write(&path, text.as_bytes()).await;
+            let _ = done.send(Done::Wrote(i, text, result, back));
+        });
+    }
+
+    /// Strings go to disk between strings, on another thread: arrivals are stamped on this one.
+    fn save(&mut self) {
+        if !self.kept.dirty || self.saving || self.running() {
+            return;
+        }
+        if let Some(save) = self.kept.to_save() {
+            self.saving = true;
+            let done = self.done.clone();
+            tokio::task::spawn_local(async move {
+                let saved = tokio::task::spawn_blocking(save).await;
+                let _ = done.send(Done::Saved(saved.unwrap_or_else(|e| Err(e.to_string()))));
+            });
+        }
+    }
+
+    fn save_now(&mut self) {
+        if self.kept.dirty
+            && let Some(save) = self.kept.to_save()
+            && let Err(e) = save()
+        {
+            warn!("strings are not kept on disk: {e}");
+        }
+    }
+
+    /// The timers as the status shows them.
+    fn publish(&self) {
+        let now = self.now();
+        let general = self.trouble.as_deref();
+        let timers = self.watched.iter().map(|w| w.status(now, general)).collect();
+        self.shared.publish_timers(timers);
+    }
+}

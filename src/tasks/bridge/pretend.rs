@@ -1,0 +1,95 @@
+//! `run --simulate`: a shooter at a timer instead of a radio.
+use super::Bridge;
+use crate::config::{Mode, Simulation};
+use crate::sim::shooter::{Course, Fired, Habit, Heard, Radio, Shooter};
+use crate::units::{Nanos, RawTime};
+use std::collections::VecDeque;
+
+/// The shooter, and what of the current string is still to be heard.
+pub struct Pretend {
+    shooter: Shooter,
+    pause: Nanos,
+    next: Option<RawTime>,
+    coming: VecDeque<Heard>,
+}
+
+impl Pretend {
+    pub(super) fn new(simulation: &Simulation, seed: u64) -> Self {
+        let course = match simulation.mode {
+            Mode::MultiShot => Course::MultiShot,
+            Mode::SingleShot => Course::SingleShot,
+            Mode::RapidFire => Course::RapidFire,
+            Mode::PrecisionMatch => Course::PrecisionMatch,
+            Mode::CustomSequence => Course::CustomSequence(simulation.custom_sequence.clone()),
+        };
+        let habit = Habit {
+            course,
+            num_shots: simulation.num_shots,
+            shot_interval: simulation.shot_interval,
+            start_delay: simulation.start_delay,
+            random_timing: simulation.random_timing,
+            timing_variance: simulation.timing_variance,
+        };
+        let radio = Radio { burst: 0.02, loss: 0.01, ..Radio::default() };
+        Self {
+            shooter: Shooter::new(habit, radio, seed),
+            pause: simulation.string_interval,
+            next: None,
+            coming: VecDeque::new(),
+        }
+    }
+
+    /// When it does something next.
+    pub(super) fn due(&self) -> RawTime {
+        let never = RawTime::from_nanos(i64::MAX / 2);
+        self.coming.front().map(|h| h.at).or(self.next).unwrap_or(never)
+    }
+}
+
+impl Bridge {
+    /// What the shooter has done since.
+    pub(super) async fn pretended(&mut self, now: RawTime) {
+        if self.pretend.is_none() {
+            return;
+        }
+        if self.ahead == Nanos::ZERO {
+            // The simulated crystal's raw clock began elsewhere; arrivals are on that one.
+            let ahead = self.shared.read(|s| {
+                let clock = s.clock.as_ref()?;
+                let since = crate::os::clock::monotonic_now() - clock.monotonic_ns;
+                Some(clock.reading.raw + Nanos::new(since) - crate::os::clock::raw_now())
+            });
+            let Some(ahead) = ahead else {
+                if let Some(pretend) = &mut self.pretend {
+                    pretend.next = Some(now + Nanos::from_secs(1));
+                }
+                return;
+            };
+            self.ahead = ahead;
+            let now = self.now();
+            if let Some(pretend) = &mut self.pretend {
+                pretend.next = Some(now + Nanos::from_secs(5));
+            }
+            self.watched[0].link.stage = super::Stage::Listening(now);
+            self.watched[0].bay.link_up();
+            return;
+        }
+        while let Some(heard) = self.pretend.as_mut().and_then(|p| {
+            p.coming.front().is_some_and(|h| h.at <= now).then(|| p.coming.pop_front()).flatten()
+        }) {
+            self.heard(0, heard.at, &heard.bytes).await;
+        }
+        let want_list = self.watched[0].list_due.take_if(|at| *at <= now).is_some();
+        if want_list {
+            self.watched[0].bay.list_asked(now);
+        }
+        let Some(pretend) = &mut self.pretend else { return };
+        if want_list {
+            pretend.coming.extend(pretend.shooter.list(now));
+        } else if pretend.coming.is_empty() && pretend.next.is_some_and(|at| now >= at) {
+            let Fired { heard, stopped, .. } = pretend.shooter.fire(now);
+            pretend.coming.extend(heard);
+            pretend.next = Some(stopped + pretend.pause);
+        }
+    }
+}
