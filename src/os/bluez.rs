@@ -134,7 +134,8 @@ impl Tree {
     /// The characteristic of a device that notifies, or that is written to.
     #[must_use]
     pub fn characteristic(&self, device: &str, notifies: bool) -> Option<&str> {
-        let below = |path: &str| path.strip_prefix(device).is_some_and(|rest| rest.starts_with('/'));
+        let below =
+            |path: &str| path.strip_prefix(device).is_some_and(|rest| rest.starts_with('/'));
         self.characteristics
             .iter()
             .find(|(path, kind)| **kind == notifies && below(path))
@@ -154,7 +155,7 @@ impl Tree {
                 let device = self.devices.entry(path.to_owned()).or_default();
                 let before = device.clone();
                 if let Some(adapter) = read::<OwnedObjectPath>(p, "Adapter") {
-                    device.adapter = adapter.as_str().to_owned();
+                    adapter.as_str().clone_into(&mut device.adapter);
                 }
                 if let Some(address) = read::<String>(p, "Address") {
                     device.address = address.to_ascii_uppercase();
@@ -357,7 +358,8 @@ impl Caller {
     /// # Errors
     /// As bluetoothd says.
     pub async fn start_discovery(&self, adapter: &str) -> Result<(), Refused> {
-        let filter: HashMap<&str, Variant<'_>> = HashMap::from([("Transport", Variant::from("le"))]);
+        let filter: HashMap<&str, Variant<'_>> =
+            HashMap::from([("Transport", Variant::from("le"))]);
         self.call(adapter, ADAPTER, "SetDiscoveryFilter", &(filter,), PATIENCE).await?;
         self.call(adapter, ADAPTER, "StartDiscovery", &(), PATIENCE).await.map(drop)
     }

@@ -55,13 +55,13 @@ fn done(message: &str) -> Value {
 }
 
 impl Bridge {
-    pub(super) async fn asked(&mut self, question: Question) {
+    pub(super) fn asked(&mut self, question: Question) {
         let (verb, request, back) = question;
         let answer = match verb.as_str() {
             "timer-scan" => self.scan_asked(),
             "timer-send" => return self.send_asked(&request, back),
             "timer-events" => self.events_asked(&request),
-            "timer-calibrate" => self.calibrate_asked(&request).await,
+            "timer-calibrate" => self.calibrate_asked(&request),
             _ => refusal("unknown request about timers", None),
         };
         let _ = back.send(answer);
@@ -145,7 +145,7 @@ impl Bridge {
         json!({"v": PROTOCOL, "reply": "timer-events", "events": events, "next": next})
     }
 
-    async fn calibrate_asked(&mut self, request: &Map<String, Value>) -> Value {
+    fn calibrate_asked(&mut self, request: &Map<String, Value>) -> Value {
         let index = match self.meant(request) {
             Ok(index) => index,
             Err(refused) => return refused,

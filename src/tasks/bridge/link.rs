@@ -189,10 +189,8 @@ impl Link {
 
     /// BlueZ has left: everything begins anew. `true`: a link was lost.
     pub fn reset(&mut self) -> bool {
-        let lost = matches!(
-            self.stage,
-            Stage::Resolving(_) | Stage::Subscribing | Stage::Listening(_)
-        );
+        let lost =
+            matches!(self.stage, Stage::Resolving(_) | Stage::Subscribing | Stage::Listening(_));
         *self = Self { links: self.links, ..Self::new(self.longest) };
         lost
     }

@@ -40,7 +40,7 @@ const BUS_LONGEST: Nanos = Nanos::from_secs(30);
 enum Done {
     Connected(usize, Result<(), Refused>),
     Subscribed(usize, Result<(), Refused>),
-    Dropped(usize),
+    Dropped,
     Scanning(Result<(), Refused>),
     ScanEnded,
     Notifying(usize, Result<bool, Refused>),
@@ -67,6 +67,8 @@ pub struct Bridge {
     boot: String,
     watched: Vec<Watched>,
     bluez: Option<Bluez>,
+    /// bluetoothd has answered since it came.
+    answered: bool,
     bus_due: Option<RawTime>,
     bus_wait: Nanos,
     trouble: Option<String>,
@@ -109,7 +111,7 @@ pub async fn run(
                 }
             } => bridge.told(told).await,
             Some(done) = back.recv() => bridge.came_back(done).await,
-            Some(question) = questions.recv() => bridge.asked(question).await,
+            Some(question) = questions.recv() => bridge.asked(question),
             () = async {
                 match wait {
                     Some(wait) => tokio::time::sleep(Duration::from_nanos(wait.get() as u64)).await,
@@ -161,6 +163,7 @@ impl Bridge {
             kept,
             watched,
             bluez: None,
+            answered: false,
             bus_due: Some(clock::raw_now()),
             bus_wait: Nanos::from_secs(1),
             trouble: None,
@@ -198,7 +201,11 @@ impl Bridge {
         });
         let undated = self.undated().then(|| self.now() + Nanos::from_secs(5));
         let pretend = self.pretend.as_ref().map(Pretend::due);
-        [self.bus_due, self.health_due, scan, undated, pretend].into_iter().flatten().chain(timers).min()
+        [self.bus_due, self.health_due, scan, undated, pretend]
+            .into_iter()
+            .flatten()
+            .chain(timers)
+            .min()
     }
 
     fn running(&self) -> bool {
@@ -241,37 +248,30 @@ impl Bridge {
             None => Bluez::open().await,
         };
         let trouble = match opened {
-            Ok(mut bluez) => match bluez.refresh().await {
-                Ok(()) => None,
-                Err(e) if e.is_denied() => {
-                    Some("not allowed to use BlueZ: the daemon's user must be in group bluetooth".into())
-                }
-                Err(e) if e.is_absent() => Some(
-                    "bluetoothd is not running: sudo apt install bluez, sudo systemctl start bluetooth"
-                        .to_owned(),
-                ),
-                Err(e) => Some(format!("BlueZ does not answer: {}", e.text)),
+            Ok(mut bluez) => {
+                let read = bluez.refresh().await;
+                // Kept even so: the bus tells when bluetoothd comes.
+                self.bluez = Some(bluez);
+                read.err().map(|e| {
+                    if e.is_denied() {
+                        "not allowed to use BlueZ: the daemon's user must be in group bluetooth".into()
+                    } else if e.is_absent() {
+                        "bluetoothd is not running: sudo apt install bluez, sudo systemctl start bluetooth".into()
+                    } else {
+                        format!("BlueZ does not answer: {}", e.text)
+                    }
+                })
             }
-            .inspect(|_| ())
-            .map_or_else(
-                || {
-                    self.bluez = Some(bluez);
-                    None
-                },
-                Some,
-            ),
             Err(e) => Some(format!("no D-Bus system bus ({}): is dbus running?", e.text)),
         };
-        match trouble {
-            None => {
-                self.bus_wait = Nanos::from_secs(1);
-                self.scan = Scan::Idle(None);
-            }
-            Some(text) => {
-                self.bus_due = Some(now + self.bus_wait);
-                self.bus_wait = Nanos::new(self.bus_wait.get() * 2).min(BUS_LONGEST);
-                self.in_trouble(Some(text));
-            }
+        self.answered = trouble.is_none();
+        if self.answered {
+            self.bus_wait = Nanos::from_secs(1);
+            self.scan = Scan::Idle(None);
+        } else {
+            self.bus_due = Some(now + self.bus_wait);
+            self.bus_wait = Nanos::new(self.bus_wait.get() * 2).min(BUS_LONGEST);
+            self.in_trouble(trouble);
         }
     }
 
@@ -305,12 +305,14 @@ impl Bridge {
                 if let Some(bluez) = &mut self.bluez {
                     bluez.tree = crate::os::bluez::Tree::default();
                 }
+                self.answered = false;
                 self.all_lost(now).await;
                 let text = "bluetoothd has ended; waiting for it (sudo systemctl start bluetooth)";
                 self.in_trouble(Some(text.into()));
             }
             Told::Closed => {
                 self.bluez = None;
+                self.answered = false;
                 self.all_lost(now).await;
                 self.bus_due = Some(now + Nanos::from_secs(1));
                 self.in_trouble(Some("the D-Bus connection was closed".into()));
@@ -342,32 +344,31 @@ impl Bridge {
             .collect()
     }
 
+    /// What is missing when no adapter can be used.
+    fn without(&self, adapters: &[String]) -> Option<String> {
+        let any = self.bluez.as_ref().is_some_and(|b| !b.tree.adapters.is_empty());
+        let wanted = self.config.bluetooth.adapter.as_str();
+        match (adapters.is_empty(), any, wanted) {
+            (false, ..) => None,
+            (true, true, "") => Some(
+                "Bluetooth is switched off: sudo rfkill unblock bluetooth, then bluetoothctl power on".into(),
+            ),
+            (true, true, _) => Some(format!(
+                "{wanted} is absent or switched off: look at bluetoothctl list, or leave bluetooth.adapter empty"
+            )),
+            (true, false, _) => {
+                Some("no Bluetooth adapter: plug one in, or remove dtoverlay=disable-bt".into())
+            }
+        }
+    }
+
     /// Looks at what BlueZ knows: who is found, who is lost.
     async fn look(&mut self, now: RawTime) {
-        if self.bluez.is_none() {
+        if !self.answered {
             return;
         }
         let adapters = self.adapters();
-        let trouble = if adapters.is_empty() {
-            let any = self.bluez.as_ref().is_some_and(|b| !b.tree.adapters.is_empty());
-            let wanted = &self.config.bluetooth.adapter;
-            let which = if wanted.is_empty() { "no adapter" } else { wanted };
-            (!self.bus_due.is_some_and(|_| self.trouble.is_some())).then(|| match any {
-                true => format!(
-                    "Bluetooth is switched off ({which} is powered): rfkill unblock bluetooth, then bluetoothctl power on"
-                ),
-                false => "no Bluetooth adapter: plug one in, or remove dtoverlay=disable-bt".into(),
-            })
-        } else {
-            None
-        };
-        if adapters.is_empty() {
-            if trouble.is_some() && self.trouble.as_ref().is_none_or(|t| !t.starts_with("bluetoothd")) {
-                self.in_trouble(trouble);
-            }
-        } else {
-            self.in_trouble(None);
-        }
+        self.in_trouble(self.without(&adapters));
         let Some(bluez) = self.bluez.take() else { return };
         let mut claimed: Vec<String> = Vec::new();
         for i in 0..self.watched.len() {
@@ -462,7 +463,7 @@ impl Bridge {
                     self.watched[i].trouble = Some("its services could not be read".into());
                     tokio::task::spawn_local(async move {
                         let _ = caller.disconnect(&path).await;
-                        let _ = done.send(Done::Dropped(i));
+                        let _ = done.send(Done::Dropped);
                     });
                 }
             }
@@ -483,7 +484,9 @@ impl Bridge {
     fn scan(&mut self, now: RawTime) {
         match self.scan {
             Scan::On(until) if now >= until || !self.wants_scan() => self.end_scan(),
-            Scan::Idle(not_before) if not_before.is_none_or(|at| now >= at) && self.wants_scan() => {
+            Scan::Idle(not_before)
+                if not_before.is_none_or(|at| now >= at) && self.wants_scan() =>
+            {
                 let Some(adapter) = self.adapters().into_iter().next() else { return };
                 let Some(bluez) = &self.bluez else { return };
                 let (caller, done) = (bluez.caller(), self.done.clone());
@@ -534,7 +537,7 @@ impl Bridge {
                 w.trouble = Some(format!("subscribing failed: {}", e.text));
                 w.link.failed(now);
             }
-            Done::Dropped(_) => {}
+            Done::Dropped => {}
             Done::Scanning(Ok(())) => self.scan = Scan::On(now + SCAN),
             Done::Scanning(Err(e)) => {
                 tracing::debug!("scanning failed: {}", e.text);
@@ -549,7 +552,7 @@ impl Bridge {
                 let pause = if listening { SCAN_PAUSE_LISTENING } else { SCAN_PAUSE };
                 self.scan = Scan::Idle(Some(now + pause));
             }
-            Done::Notifying(i, Ok(true)) => drop(i),
+            Done::Notifying(_, Ok(true)) => {}
             Done::Notifying(i, _) => self.watched[i].link.unsubscribed(now),
             Done::Wrote(i, text, result, back) => {
                 let w = &self.watched[i];
@@ -630,11 +633,8 @@ impl Bridge {
             return;
         }
         let name = format!("string {}", self.watched[i].timer.name);
-        let request = if span > Nanos::ZERO {
-            Request::Lock(name, span)
-        } else {
-            Request::Unlock(name)
-        };
+        let request =
+            if span > Nanos::ZERO { Request::Lock(name, span) } else { Request::Unlock(name) };
         let _ = self.shared.ask(request).await;
     }
 
@@ -675,9 +675,12 @@ impl Bridge {
             })
             .collect();
         for i in quiet {
-            let every = (PUSH_CHECK.get() / self.config.bluetooth.health_report_interval.get().max(1)).max(1);
+            let every = (PUSH_CHECK.get()
+                / self.config.bluetooth.health_report_interval.get().max(1))
+            .max(1);
             let Stage::Listening(since) = self.watched[i].link.stage else { continue };
-            let count = (now - since).get() / self.config.bluetooth.health_report_interval.get().max(1);
+            let count =
+                (now - since).get() / self.config.bluetooth.health_report_interval.get().max(1);
             if count % every == 0 {
                 self.ask_list(i, now);
             }
@@ -696,10 +699,9 @@ impl Bridge {
     fn write(&mut self, i: usize, text: String, back: Option<oneshot::Sender<Value>>) {
         self.last_write = Some(self.now());
         let device = self.watched[i].link.device.clone().unwrap_or_default();
-        let path = self
-            .bluez
-            .as_ref()
-            .and_then(|b| b.tree.characteristic(&device, false).map(|p| (p.to_owned(), b.caller())));
+        let path = self.bluez.as_ref().and_then(|b| {
+            b.tree.characteristic(&device, false).map(|p| (p.to_owned(), b.caller()))
+        });
         let Some((path, caller)) = path else {
             if let Some(back) = back {
                 let _ = back.send(refusal("the timer cannot be written to", None));
