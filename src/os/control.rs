@@ -179,6 +179,10 @@ fn give_to(path: &Path, group: &str) -> Option<String> {
             "there is no group {group}: only root and this user reach the socket"
         ));
     };
+    // The service's own group, so nothing is to be done: its sandbox forbids chown.
+    if fs::metadata(path).is_ok_and(|m| m.gid() == gid.as_raw()) {
+        return None;
+    }
     let given = nix::unistd::chown(path, None, Some(gid));
     given.err().map(|e| format!("the socket cannot be given to group {group}: {e}"))
 }

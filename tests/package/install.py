@@ -191,3 +191,19 @@ def the_sandboxed_service_can_set_the_clock_and_write_nowhere_else(bench):
         check(exposure <= 1.9, out)
         wait = m.run("systemd-analyze security --no-pager leadville-timesync-wait | tail -1").split(":")[1].split()[0]
         return f"CAP_SYS_TIME alone, writes only in {found['written']}; exposure {exposure}, wait service {wait}"
+
+
+@test(70)
+def members_of_the_group_leadville_may_ask_and_command_and_nobody_else(bench):
+    with Machine(bench.deb) as m:
+        m.install_and_settle()
+        m.run("useradd -G leadville officer; useradd stranger")
+        m.run("setpriv --reuid=officer --regid=officer --init-groups leadville-timesync status --json")
+        m.run("setpriv --reuid=officer --regid=officer --init-groups leadville-timesync lock --for 5m")
+        check(m.status()["locks"], "the officer's lock is not there")
+        m.run("setpriv --reuid=officer --regid=officer --init-groups leadville-timesync unlock")
+        rc, out, err = m.vm.run("setpriv --reuid=stranger --regid=stranger --init-groups leadville-timesync lock")
+        check(rc != 0 and not m.status()["locks"], f"a stranger may lock the clock: {out}{err}")
+        check("leadville" in out + err and "group" in out + err, f"the refusal names no way out: {out}{err}")
+        check("cannot be given" not in "\n".join(m.story()), "\n".join(m.story()))
+        return f"status, lock and unlock as a member; a stranger: “{(out + err).strip().splitlines()[0]}”"
