@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""What the daemon costs, beside Debian's chronyd: the same four servers, the same minutes, one run.
+
+  footprint.py [--minutes 10] [--warm 5] [--write]
+
+Neither touches this machine's clock: chronyd runs with -x, ours without the right to set it. --write puts the
+table into README.md. Limits are those of the project; the exit code is 1 when one is exceeded.
+"""
+import argparse
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BINARY = ROOT + "/target/release/leadville-timesync"
+# Nothing started here may set a clock, whatever it does.
+BARRED = ["setpriv", "--bounding-set=-sys_time", "--inh-caps=-sys_time"] if os.geteuid() == 0 else []
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Folder:
+    """What runs here ends here."""
+
+    def __init__(self):
+        self.path = tempfile.mkdtemp(prefix="leadville-footprint-")
+        self.running = []
+
+    def start(self, command, **more):
+        log = open(f"{self.path}/log-{len(self.running)}", "wb")
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **more)
+        self.running.append(process)
+        return process
+
+    def close(self):
+        for process in reversed(self.running):
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.running:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def chronyd(folder, program, port, body):
+    conf = f"{folder.path}/chrony-{port}.conf"
+    with open(conf, "w") as f:
+        f.write(f"port {port}\nbindaddress 127.0.0.1\nallow 127.0.0.0/8\ncmdport 0\nbindcmdaddress /\n"
+                f"pidfile {folder.path}/chrony-{port}.pid\n{body}\n")
+    user = ["-u", "root"] if os.geteuid() == 0 else ["-U"]
+    return folder.start([*BARRED, program, "-x", "-d", *user, "-f", conf])
+
+
+def ours(folder, name, ports, bridge):
+    """The daemon with the default configuration but for servers, places and the missing right."""
+    home = f"{folder.path}/{name}"
+    os.makedirs(home + "/state")
+    servers = ", ".join(f'{{ address = "127.0.0.1:{p}", operator = "operator {p}" }}' for p in ports)
+    with open(home + "/timesync.toml", "w") as f:
+        f.write(f'[ntp]\nservers = [{servers}]\n[clock]\nsteer = false\n[control]\ngroup = ""\n'
+                f'[state]\ndirectory = "{home}/state"\n[bluetooth]\nenabled = {str(bridge).lower()}\n')
+    env = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC")}
+    return [*BARRED, BINARY, "--socket", home + "/sock", "run", "--config", home + "/timesync.toml"], env
+
+
+def program_of(pid):
+    """setpriv becomes the program: the pid stays."""
+    return os.readlink(f"/proc/{pid}/exe")
+
+
+def counts(pid):
+    """CPU time (ns) and voluntary switches of all threads."""
+    cpu = switches = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/schedstat") as f:
+            cpu += int(f.read().split()[0])
+        with open(f"/proc/{pid}/task/{task}/status") as f:
+            switches += next(int(line.split()[1]) for line in f if line.startswith("voluntary_ctxt_switches"))
+    return cpu, switches
+
+
+def memory(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as f:
+        return {line.split(":")[0]: int(line.split()[1]) for line in f if line.split(":")[0] in ("Rss", "Pss", "Anonymous")}
+
+
+def calls(folder, pid, minutes):
+    """System calls in an hour, counted by strace over some minutes of their own."""
+    out = f"{folder.path}/strace-{pid}"
+    strace = folder.start(["strace", "-f", "-c", "-qq", "-o", out, "-p", str(pid)])
+    return strace, out
+
+
+def tallied(strace, out, minutes):
+    strace.send_signal(signal.SIGINT)
+    strace.wait(10)
+    total = 0
+    with open(out) as f:
+        for line in f:
+            if line.strip().endswith(" total"):
+                total = int(line.split()[3])
+    return total * 60 / minutes
+
+
+class Startup:
+    """From the start of the process to READY and to the first request, ms: medians of several."""
+
+    def __init__(self, folder, times=15):
+        self.ready, self.request = [], []
+        for n in range(times):
+            self.once(folder, n)
+
+    def once(self, folder, n):
+        place = f"{folder.path}/notify-{n}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            notify.bind(place)
+            server.bind(("127.0.0.1", 0))
+            server.settimeout(5)
+            notify.settimeout(5)
+            command, env = ours(folder, f"start-{n}", [server.getsockname()[1]], False)
+            began = time.monotonic()
+            process = folder.start(command, env=dict(env, NOTIFY_SOCKET=place))
+            while b"READY=1" not in notify.recv(4096):
+                pass
+            self.ready.append((time.monotonic() - began) * 1e3)
+            server.recvfrom(64)
+            self.request.append((time.monotonic() - began) * 1e3)
+            process.send_signal(signal.SIGTERM)
+            process.wait(5)
+
+
+def size(*paths):
+    return sum(os.path.getsize(p) for p in paths)
+
+
+def installed(package):
+    out = subprocess.run(["dpkg-query", "-W", "-f", "${Installed-Size}", package], capture_output=True, text=True)
+    return int(out.stdout) if out.returncode == 0 and out.stdout.isdigit() else None
+
+
+def measure(folder, options):
+    program = subprocess.run([ROOT + "/tests/chronyd.sh"], check=True, capture_output=True, text=True).stdout.strip()
+    ports = [free_port() for _ in range(4)]
+    for port in ports:
+        chronyd(folder, program, port, "local stratum 1")
+    time.sleep(1)
+    startup = Startup(folder)
+    say(f"start: READY {statistics.median(startup.ready):.1f} ms, first request {statistics.median(startup.request):.1f} ms")
+    lines = "\n".join(f"server 127.0.0.1 port {p} iburst minpoll 8 maxpoll 8" for p in ports)
+    subjects = {}
+    for name, bridge in (("bridge off", False), ("bridge on, no adapter", True)):
+        command, env = ours(folder, name.replace(" ", "-").replace(",", ""), ports, bridge)
+        subjects["ours, " + name] = folder.start(command, env=env)
+    subjects["chronyd"] = chronyd(folder, program, 0, f"{lines}\ndriftfile {folder.path}/drift\nmakestep 1 3\nrtcsync")
+    for minute in range(options.warm):
+        say(f"settling: {options.warm - minute} min left")
+        time.sleep(60)
+    before = {name: counts(p.pid) for name, p in subjects.items()}
+    for minute in range(options.minutes):
+        say(f"measuring: {options.minutes - minute} min left")
+        time.sleep(60)
+    rows = {}
+    for name, p in subjects.items():
+        assert p.poll() is None, f"{name} ended"
+        cpu, switches = (after - was for after, was in zip(counts(p.pid), before[name]))
+        rows[name] = dict(memory(p.pid), cpu_ms=cpu / 1e6 * 60 / options.minutes, wakes=switches / options.minutes,
+                          threads=len(os.listdir(f"/proc/{p.pid}/task")), files=len(os.listdir(f"/proc/{p.pid}/fd")))
+    traced = {name: calls(folder, p.pid, options.minutes) for name, p in subjects.items()}
+    for minute in range(options.minutes):
+        say(f"counting system calls: {options.minutes - minute} min left")
+        time.sleep(60)
+    for name, (strace, out) in traced.items():
+        rows[name]["calls"] = tallied(strace, out, options.minutes)
+    for name in subjects:
+        rows[name]["binary"] = size(BINARY if name.startswith("ours") else program) / 1024
+    return rows, startup
+
+
+def table(rows, startup, options):
+    columns = list(rows)
+    head = ["", *columns]
+    units = [("resident", "Rss", "kB", 0), ("proportional", "Pss", "kB", 0), ("Anonymous", "Anonymous", "kB", 0),
+             ("processor time in an hour", "cpu_ms", "ms", 0), ("wake-ups in a minute", "wakes", "", 1),
+             ("system calls in an hour", "calls", "", 0), ("threads", "threads", "", 0), ("descriptors", "files", "", 0),
+             ("binary", "binary", "kB", 0)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(columns)]
+    for title, key, unit, digits in units:
+        lines.append("| " + " | ".join([title, *(f"{rows[c][key]:.{digits}f} {unit}".strip() for c in columns)]) + " |")
+    lines.append("")
+    lines.append(f"READY {statistics.median(startup.ready):.0f} ms after the process starts, first request after "
+                 f"{statistics.median(startup.request):.0f} ms (medians of {len(startup.ready)} starts, address known). "
+                 f"Four chronyd servers on loopback, ours every 5 min, chronyd every 256 s, {options.minutes} min after "
+                 f"{options.warm} min of settling; `make bench-footprint`.")
+    return "\n".join(lines)
+
+
+def limits(rows, startup):
+    off = rows["ours, bridge off"]
+    peer = rows["chronyd"]
+    return [(off["Anonymous"] <= 450, f"Anonymous {off['Anonymous']} kB of 450"),
+            (off["Rss"] <= 4096, f"resident {off['Rss']} kB of 4096"),
+            (off["wakes"] <= 5, f"{off['wakes']:.1f} wake-ups a minute of 5"),
+            (off["cpu_ms"] <= peer["cpu_ms"], f"processor time {off['cpu_ms']:.0f} ms of chronyd's {peer['cpu_ms']:.0f}"),
+            (off["binary"] <= 3072, f"binary {off['binary']:.0f} kB of 3072"),
+            (statistics.median(startup.ready) <= 30, f"READY after {statistics.median(startup.ready):.1f} ms of 30"),
+            (statistics.median(startup.request) <= 50, f"first request after {statistics.median(startup.request):.1f} ms of 50")]
+
+
+def write(text):
+    path = ROOT + "/README.md"
+    with open(path) as f:
+        readme = f.read()
+    begin, end = "<!-- footprint -->", "<!-- /footprint -->"
+    before, rest = readme.split(begin, 1)
+    with open(path, "w") as f:
+        f.write(before + begin + "\n" + text + "\n" + end + rest.split(end, 1)[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=int, default=10, help="how long is measured")
+    parser.add_argument("--warm", type=int, default=5, help="how long they settle before")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    options = parser.parse_args()
+    if not os.access(BINARY, os.X_OK):
+        sys.exit(f"{BINARY} is not there: cargo build --release")
+    folder = Folder()
+    try:
+        rows, startup = measure(folder, options)
+    finally:
+        folder.close()
+    text = table(rows, startup, options)
+    print(text)
+    good = True
+    for held, sentence in limits(rows, startup):
+        print(("held      " if held else "EXCEEDED  ") + sentence)
+        good &= held
+    if options.write:
+        write(text)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
