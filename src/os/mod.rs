@@ -2,6 +2,7 @@
 pub mod bluez;
 pub mod clock;
 pub mod control;
+pub mod heap;
 pub mod journal;
 pub mod led;
 pub mod netlink;

@@ -12,7 +12,7 @@ use crate::os::netlink::NetworkWatch;
 use crate::os::resolve::{self, ResolveError};
 use crate::os::store::Durability;
 use crate::os::wake::Woken;
-use crate::os::{clock, notify};
+use crate::os::{clock, heap, notify};
 use crate::state::{
     Answer, Asked, ClockSection, LockStatus, Measurement, Quality, Request, Role, ServerStatus,
     Shared, Stamp,
@@ -30,6 +30,8 @@ use tracing::{info, warn};
 pub const BUILT: UtcTime = UtcTime::from_nanos(built() * 1_000_000_000);
 /// A frequency that is not ours is somebody else's.
 const FOREIGN_FREQUENCY: f64 = 0.05;
+/// Freed memory is given back this often, on the way.
+const HEAP_EVERY: Nanos = Nanos::from_secs(300);
 const TEMPERATURE_EVERY: Nanos = Nanos::from_secs(60);
 
 const fn built() -> i64 {
@@ -73,6 +75,7 @@ pub struct Resync {
     settled: bool,
     temperature: Option<(RawTime, f64)>,
     watchdog: Option<(Nanos, RawTime)>,
+    heap_due: RawTime,
     foreign_frequencies: u32,
     told: Ppm,
 }
@@ -142,6 +145,7 @@ impl Resync {
             settled: false, // of this run: systemd removed its marker when the last one stopped
             temperature: None,
             watchdog,
+            heap_due: now.raw + Nanos::from_secs(10),
             foreign_frequencies: 0,
             told: frequency.unwrap_or(Ppm::new(0.0)),
         };
@@ -191,6 +195,10 @@ impl Resync {
         {
             *last = now.raw;
             notify::watchdog();
+        }
+        if now.raw >= self.heap_due {
+            self.heap_due = now.raw + HEAP_EVERY;
+            heap::give_back();
         }
         let view = self.engine.view(now);
         let believed = now.utc + view.offset.unwrap_or(Nanos::ZERO);

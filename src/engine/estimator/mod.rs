@@ -556,7 +556,7 @@ impl Estimator {
             }
         }
         let (spread, doubt) = self.disagreement();
-        let bound = within(&parts[0], mean[0]).hypot(COVER * spread).max(doubt);
+        let bound = libm::hypot(within(&parts[0], mean[0]), COVER * spread).max(doubt);
         Some(Estimate {
             at,
             truth: base + Nanos::from_secs_f64(mean[0]),
@@ -625,7 +625,7 @@ impl Estimator {
     pub fn restore(&mut self, memory: &DriftMemory) {
         if sane(memory.frequency_ppm, memory.sd_ppm) {
             // the crystal was off, and is colder or warmer now
-            let sd = Ppm::new(memory.sd_ppm.hypot(0.5));
+            let sd = Ppm::new(libm::hypot(memory.sd_ppm, 0.5));
             self.expect(Some(FrequencyPrior { frequency: Ppm::new(memory.frequency_ppm), sd }));
         }
         if memory.wander.len() == self.members.len() {
