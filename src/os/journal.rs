@@ -8,11 +8,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 
 use tracing::field::{Field, Visit};
-use tracing::{Level, Metadata, Subscriber, error};
+use tracing::{Level, Metadata, Subscriber, error, span};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::{Data, LookupSpan};
 use tracing_subscriber::util::SubscriberInitExt;
 
 macro_rules! events {
@@ -114,7 +115,7 @@ pub fn init(level: Level) {
             ..PriorityMappings::new()
         })
     });
-    let all = tracing_subscriber::registry().with(Threshold { level }).with(journal).with(lines);
+    let all = Flat.with(Threshold { level }).with(journal).with(lines);
     if all.try_init().is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             error!(
@@ -123,6 +124,31 @@ pub fn init(level: Level) {
                 "a defect of this program: {panic}"
             );
         }));
+    }
+}
+
+/// Events go straight to the layers: this program has no spans, and a registry of them would cost
+/// 40 kB.
+struct Flat;
+
+impl Subscriber for Flat {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+impl<'a> LookupSpan<'a> for Flat {
+    type Data = Data<'a>;
+    fn span_data(&'a self, _: &span::Id) -> Option<Data<'a>> {
+        None
     }
 }
 
@@ -226,7 +252,7 @@ mod tests {
         }
         let text = Arc::new(Mutex::new(String::new()));
         let kept = Kept(Arc::clone(&text));
-        let all = tracing_subscriber::registry().with(Threshold { level }).with(kept);
+        let all = Flat.with(Threshold { level }).with(kept);
         tracing::subscriber::with_default(all, what);
         text.lock().unwrap().clone()
     }

@@ -9,6 +9,7 @@ pub mod netlink;
 pub mod notify;
 pub mod ntp;
 pub mod resolve;
+pub mod signals;
 pub mod store;
 pub mod thermal;
 pub mod wake;

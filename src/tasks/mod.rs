@@ -12,6 +12,7 @@ use crate::config::{Config, Level};
 use crate::drift::AlertLimits;
 use crate::os::control::{self as socket, Listener};
 use crate::os::journal::{self, message_id};
+use crate::os::signals::{self, Asked, Signals};
 use crate::os::{clock, notify};
 use crate::sim;
 use crate::state::{Request, Shared};
@@ -21,7 +22,6 @@ use memory::Memory;
 use resync::Resync;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
@@ -74,7 +74,11 @@ pub fn run(config: Config, options: Options) -> ExitCode {
     let live = options.simulate.is_some_and(|s| !s.plain)
         && std::io::IsTerminal::is_terminal(&std::io::stdout());
     journal::init(level(&config, live));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = signals::hold().and_then(|()| {
+        let mut plan = tokio::runtime::Builder::new_current_thread();
+        // Room for a thousand events at once would be 12 kB.
+        plan.enable_all().max_io_events_per_tick(64).build()
+    });
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -197,7 +201,7 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
             .name("view".into())
             .spawn(move || crate::cli::watch::follow(&place));
     }
-    signals(&options, &shared, &mut tasks).await;
+    heed_signals(&options, &shared, &mut tasks).await;
     notify::stopping();
     let _ = tell_stop.send(true);
     let stopped = async { while tasks.join_next().await.is_some() {} };
@@ -207,17 +211,17 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
 }
 
 /// Waits for the end; SIGHUP reads the configuration again and keeps the old one if it is bad.
-async fn signals(options: &Options, shared: &Shared, tasks: &mut tokio::task::JoinSet<()>) {
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-    let [Ok(mut term), Ok(mut int), Ok(mut hup)] = kinds.map(signal) else {
+async fn heed_signals(options: &Options, shared: &Shared, tasks: &mut tokio::task::JoinSet<()>) {
+    let Ok(mut signals) = Signals::listen() else {
         error!("signals cannot be caught");
         return;
     };
     loop {
         tokio::select! {
-            _ = term.recv() => return,
-            _ = int.recv() => return,
-            _ = hup.recv() => reload(options, shared).await,
+            asked = signals.next() => match asked {
+                Asked::Stop => return,
+                Asked::Reload => reload(options, shared).await,
+            },
             Some(ended) = tasks.join_next() => {
                 if let Err(e) = ended {
                     error!("a task of the daemon failed: {e}");

@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 
 use crate::config::{self, Config};
+use crate::os::signals::{self, Asked, Signals};
 use crate::os::{control, notify};
 use clap::Parser;
 use feed::Feed;
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Shows the range's time: a page, metrics and MQTT, from what the daemon says.
 #[derive(Debug, Parser)]
@@ -81,6 +81,7 @@ fn run(config: &Config, socket: Option<PathBuf>, listen: Option<SocketAddr>) -> 
         );
         return Ok(());
     }
+    signals::hold().map_err(|e| format!("signals cannot be held: {e}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -100,15 +101,9 @@ fn run(config: &Config, socket: Option<PathBuf>, listen: Option<SocketAddr>) -> 
         notify::ready();
         let watching = Rc::clone(&feed);
         tokio::task::spawn_local(async move { watching.watch().await });
-        let (Ok(mut term), Ok(mut int)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return Err("signals cannot be caught".to_owned());
-        };
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        let mut signals =
+            Signals::listen().map_err(|e| format!("signals cannot be caught: {e}"))?;
+        while signals.next().await != Asked::Stop {}
         notify::stopping();
         Ok(())
     })
