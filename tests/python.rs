@@ -1,0 +1,27 @@
+//! The Python module and the drop-in for the former system, against the running daemon.
+use std::process::Command;
+
+fn unittest(module: &str) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let ran = Command::new("python3")
+        .args(["-m", "unittest", module])
+        .current_dir(format!("{root}/tests/python"))
+        .env("PYTHONPATH", format!("{root}/src/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("LEADVILLE_TIMESYNC", env!("CARGO_BIN_EXE_leadville-timesync"))
+        .output()
+        .expect("python3 is needed: tests/setup.sh installs it");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    assert!(said.contains("Ran ") && !said.contains("Ran 0 tests"), "{said}");
+}
+
+#[test]
+fn the_python_module_says_what_the_daemon_says() {
+    unittest("test_module");
+}
+
+#[test]
+fn the_drop_in_passes_the_former_systems_cases() {
+    unittest("test_former_cases");
+}
