@@ -12,6 +12,7 @@ use crate::timer::recording::{self, Recording, Replayed, Told};
 use crate::units::{Nanos, UtcTime};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -141,25 +142,30 @@ fn timer(socket: Option<&Path>, args: TimerArgs) -> Done {
 fn scan(socket: Option<&Path>, args: &Scan) -> Done {
     let mut client = connect(socket)?;
     let mut reply = request(&mut client, &json!({"do": "timer-scan"}))?;
+    let mut seen = BTreeMap::new();
     let mut left = args.span;
     while left > Nanos::ZERO {
         let pause = left.min(Nanos::from_secs(1));
         std::thread::sleep(Duration::from_nanos(pause.get() as u64));
         left = left - pause;
         reply = request(&mut client, &json!({"do": "timer-scan"}))?;
+        // A scan pauses now and then, and forgets who it saw.
+        for device in reply["devices"].as_array().into_iter().flatten() {
+            seen.insert(device["address"].as_str().map(str::to_owned), device.clone());
+        }
     }
+    let devices: Vec<Value> = seen.into_values().collect();
     if args.json {
+        reply["devices"] = devices.into();
         say_line(&reply.to_string())?;
         return Ok(0);
     }
-    let nobody = Vec::new();
-    let devices = reply["devices"].as_array().unwrap_or(&nobody);
     if devices.is_empty() {
         return Err(Failure::new("no timer was seen").hint(
             "switch it on (it switches itself off after 15 minutes) and see that no phone holds it",
         ));
     }
-    for device in devices {
+    for device in &devices {
         let text = |key: &str| device[key].as_str().unwrap_or("");
         let strength = device["rssi_dbm"].as_i64().map(|n| format!(", {n} dBm"));
         let link = if device["connected"].as_bool() == Some(true) { ", connected" } else { "" };
@@ -232,7 +238,8 @@ fn events(socket: Option<&Path>, args: &Events) -> Done {
     let Some(follower) = follower.take() else { return Ok(0) };
     for line in follower.lines()? {
         let event = line?;
-        let told = event["seq"].as_i64().is_some_and(|seq| seq <= newest);
+        let told = event["seq"].as_i64().is_some_and(|seq| seq <= newest)
+            && !event["type"].as_str().is_some_and(|kind| kind.ends_with("revised"));
         if event["event"] == "timer" && !told {
             say_event(&event, args.json)?;
         }

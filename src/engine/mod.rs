@@ -336,13 +336,16 @@ impl Engine {
                 }
             }
             Input::Lock(name, until) => {
+                let renewed = self.discipline.locks.iter().any(|l| l.name == name);
                 self.discipline.lock(name, until);
                 if self.leap != Leap::None {
                     // The kernel would step at midnight.
                     (self.leap, self.discipline.leap) = (Leap::None, None);
                     self.publish(now);
                 }
-                self.tell(Event::Lock(name.to_owned(), true));
+                if !renewed {
+                    self.tell(Event::Lock(name.to_owned(), true));
+                }
             }
             Input::Unlock(name) => {
                 if self.discipline.unlock(name) {

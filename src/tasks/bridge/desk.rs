@@ -68,6 +68,13 @@ impl Bridge {
     }
 
     fn scan_asked(&mut self) -> Value {
+        if self.pretend.is_some() {
+            let w = &self.watched[0];
+            let device = json!({"address": w.address, "name": w.timer.name, "rssi_dbm": null,
+                "connected": true, "adapter": null});
+            return json!({"v": PROTOCOL, "reply": "ok", "message": "a simulated timer",
+                "devices": [device]});
+        }
         if let Some(trouble) = &self.trouble {
             return refusal(trouble, None);
         }

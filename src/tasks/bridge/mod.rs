@@ -225,7 +225,7 @@ impl Bridge {
             if self.watched[i].list_due.is_some_and(|at| now >= at) {
                 self.watched[i].list_due = None;
                 if !self.running() && self.watched[i].link.is_listening() {
-                    self.ask_list(i, now);
+                    self.write(i, REQ_STRING.into(), None);
                 }
             }
         }
@@ -682,22 +682,24 @@ impl Bridge {
             let count =
                 (now - since).get() / self.config.bluetooth.health_report_interval.get().max(1);
             if count % every == 0 {
-                self.ask_list(i, now);
+                self.write(i, REQ_STRING.into(), None);
             }
         }
         self.publish();
     }
 
-    fn ask_list(&mut self, i: usize, now: RawTime) {
-        if self.pretend.is_none() {
-            self.watched[i].bay.list_asked(now);
-            self.write(i, REQ_STRING.into(), None);
-        }
-    }
-
     /// Writes a command to a timer.
     fn write(&mut self, i: usize, text: String, back: Option<oneshot::Sender<Value>>) {
         self.last_write = Some(self.now());
+        if text == REQ_STRING {
+            let now = self.now();
+            self.watched[i].bay.list_asked(now);
+        }
+        if self.pretend.is_some() {
+            self.pretend_told(&text, self.now());
+            let _ = self.done.send(Done::Wrote(i, text, Ok(()), back));
+            return;
+        }
         let device = self.watched[i].link.device.clone().unwrap_or_default();
         let path = self.bluez.as_ref().and_then(|b| {
             b.tree.characteristic(&device, false).map(|p| (p.to_owned(), b.caller()))
@@ -708,10 +710,6 @@ impl Bridge {
             }
             return;
         };
-        if text == REQ_STRING && back.is_some() {
-            let now = self.now();
-            self.watched[i].bay.list_asked(now);
-        }
         let done = self.done.clone();
         tokio::task::spawn_local(async move {
             let result = caller.write(&path, text.as_bytes()).await;

@@ -2,6 +2,7 @@
 use super::Bridge;
 use crate::config::{Mode, Simulation};
 use crate::sim::shooter::{Course, Fired, Habit, Heard, Radio, Shooter};
+use crate::timer::command::REQ_STRING;
 use crate::units::{Nanos, RawTime};
 use std::collections::VecDeque;
 
@@ -79,17 +80,21 @@ impl Bridge {
         }) {
             self.heard(0, heard.at, &heard.bytes).await;
         }
-        let want_list = self.watched[0].list_due.take_if(|at| *at <= now).is_some();
-        if want_list {
-            self.watched[0].bay.list_asked(now);
-        }
         let Some(pretend) = &mut self.pretend else { return };
-        if want_list {
-            pretend.coming.extend(pretend.shooter.list(now));
-        } else if pretend.coming.is_empty() && pretend.next.is_some_and(|at| now >= at) {
+        if pretend.coming.is_empty() && pretend.next.is_some_and(|at| now >= at) {
             let Fired { heard, stopped, .. } = pretend.shooter.fire(now);
             pretend.coming.extend(heard);
             pretend.next = Some(stopped + pretend.pause);
+        }
+    }
+
+    /// The simulated timer is told something.
+    pub(super) fn pretend_told(&mut self, text: &str, now: RawTime) {
+        let Some(pretend) = &mut self.pretend else { return };
+        match text {
+            REQ_STRING => pretend.coming.extend(pretend.shooter.list(now)),
+            "COM START" => pretend.next = pretend.next.map(|_| now),
+            _ => {}
         }
     }
 }
