@@ -65,7 +65,8 @@ def judge(sentence, function, bench):
     return False
 
 
-def main():
+def main(tests=None, name="vm-test"):
+    tests = tests or core.TESTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary", nargs="?", default=ROOT + "/target/release/leadville-timesync")
     parser.add_argument("names", nargs="*", help="parts of the sentences of the tests to run")
@@ -73,7 +74,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=3, help="machines side by side")
     options = parser.parse_intermixed_args()
     if options.list:
-        for sentence, seconds, _ in core.TESTS:
+        for sentence, seconds, _ in tests:
             print(f"{sentence}  (about {seconds} s)")
         return 0
     if not os.access(options.binary, os.X_OK):      # only names were given
@@ -81,8 +82,8 @@ def main():
         options.binary = parser.get_default("binary")
     if not os.access(options.binary, os.X_OK):
         sys.exit(f"{options.binary} is not there: cargo build --release")
-    names = [name.replace("_", " ") for name in options.names]
-    chosen = [t for t in core.TESTS if not names or any(name in t[0] for name in names)]
+    names = [part.replace("_", " ") for part in options.names]
+    chosen = [t for t in tests if not names or any(part in t[0] for part in names)]
     if not chosen:
         sys.exit("no test has such a name: run.py --list")
     chosen.sort(key=lambda t: -t[1])
@@ -110,7 +111,7 @@ def main():
     except Wrong as wrong:
         print(f"FAIL   {sentence}: {wrong}")
         failed += 1
-    print(f"vm-test: {time.monotonic() - began:.0f} s")
+    print(f"{name}: {time.monotonic() - began:.0f} s")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
 

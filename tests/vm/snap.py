@@ -22,7 +22,8 @@ from vm import DIR, VM, command_line  # noqa: E402
 
 MACHINE = {"append": "mitigations=off nokaslr", "mem": 512, "smp": 2}
 TIMER = ("modprobe hci_vhci; modprobe sch_netem; systemctl start bluetooth; cd /root; "
-         "(setsid python3 -u amg_vhci.py --ctl /run/amg.ctl > amg.log 2>&1 &); sleep 2; cat amg.log; python3 -c 'import bleak'")
+         "(setsid sh -c 'echo $$ > /run/amg.pid; exec python3 -u amg_vhci.py --ctl /run/amg.ctl' > amg.log 2>&1 < /dev/null &); "
+         "until grep -q READY amg.log; do sleep 0.2; done; cat amg.log; python3 -c 'import bleak'")
 
 
 def digest(files, *more):
@@ -107,7 +108,7 @@ def test(suite="trixie"):
         restored = time.monotonic()
         out = vm.run("date -u +%F_%T")[1]
         print(f"restored in {restored - began:.2f} s, first answer after {time.monotonic() - began:.2f} s: {out}")
-        print(vm.run("cd /root; timeout 60 python3 -u client_bleak.py 6; tail -4 amg.log")[1])
+        print(vm.run("cd /root; timeout 60 python3 -u client_bleak.py 6 COM START; tail -4 amg.log")[1])
 
 
 if __name__ == "__main__":

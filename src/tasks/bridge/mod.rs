@@ -73,7 +73,8 @@ pub struct Bridge {
     bus_wait: Nanos,
     trouble: Option<String>,
     scan: Scan,
-    scan_adapter: Option<String>,
+    /// Where a scan was begun.
+    scanned: Vec<String>,
     scan_until: Option<RawTime>,
     health_due: Option<RawTime>,
     last_write: Option<RawTime>,
@@ -168,7 +169,7 @@ impl Bridge {
             bus_wait: Nanos::from_secs(1),
             trouble: None,
             scan: Scan::Idle(None),
-            scan_adapter: None,
+            scanned: Vec::new(),
             scan_until: None,
             health_due: None,
             last_write: None,
@@ -322,7 +323,7 @@ impl Bridge {
 
     async fn all_lost(&mut self, now: RawTime) {
         self.scan = Scan::Idle(None);
-        self.scan_adapter = None;
+        self.scanned.clear();
         for i in 0..self.watched.len() {
             if self.watched[i].link.reset() {
                 self.lost(i, now).await;
@@ -487,13 +488,23 @@ impl Bridge {
             Scan::Idle(not_before)
                 if not_before.is_none_or(|at| now >= at) && self.wants_scan() =>
             {
-                let Some(adapter) = self.adapters().into_iter().next() else { return };
-                let Some(bluez) = &self.bluez else { return };
+                let adapters = self.adapters();
+                let Some(bluez) = self.bluez.as_ref().filter(|_| !adapters.is_empty()) else {
+                    return;
+                };
                 let (caller, done) = (bluez.caller(), self.done.clone());
                 self.scan = Scan::Changing;
-                self.scan_adapter = Some(adapter.clone());
+                self.scanned.clone_from(&adapters);
                 tokio::task::spawn_local(async move {
-                    let _ = done.send(Done::Scanning(caller.start_discovery(&adapter).await));
+                    let mut begun = Ok(());
+                    let mut any = false;
+                    for adapter in adapters {
+                        match caller.start_discovery(&adapter).await {
+                            Ok(()) => any = true,
+                            Err(e) => begun = Err(e),
+                        }
+                    }
+                    let _ = done.send(Done::Scanning(if any { Ok(()) } else { begun }));
                 });
             }
             _ => {}
@@ -501,14 +512,17 @@ impl Bridge {
     }
 
     fn end_scan(&mut self) {
-        let (Some(bluez), Some(adapter)) = (&self.bluez, self.scan_adapter.take()) else {
+        let adapters = std::mem::take(&mut self.scanned);
+        let Some(bluez) = self.bluez.as_ref().filter(|_| !adapters.is_empty()) else {
             self.scan = Scan::Idle(None);
             return;
         };
         let (caller, done) = (bluez.caller(), self.done.clone());
         self.scan = Scan::Changing;
         tokio::task::spawn_local(async move {
-            let _ = caller.stop_discovery(&adapter).await;
+            for adapter in adapters {
+                let _ = caller.stop_discovery(&adapter).await;
+            }
             let _ = done.send(Done::ScanEnded);
         });
     }
