@@ -2,8 +2,8 @@
 """A booted machine, saved whole: each test starts from it in seconds instead of a boot of half a minute or more.
 
   snap.py image [SUITE [ARCH]]   print the folder of the image, whether it is there or not
-  snap.py make [SUITE]           boot once, start bluetoothd and the fake timer, save memory and disk; nothing if it is there
-  snap.py test [SUITE]           restore, say how long it took, talk to the fake timer
+  snap.py make [SUITE]           boot once, start bluetoothd, save memory and disk; nothing if it is there
+  snap.py test [SUITE]           restore, say how long it took, talk to a fake timer
 
 Both folders carry in their names what they were made from (the QEMU version and the command line too, which must be those of the
 snapshot), so that two versions of this repository never spoil each other's. Nothing is written back. The clock of a
@@ -21,9 +21,7 @@ sys.path.insert(0, HERE)
 from vm import DIR, VM, command_line  # noqa: E402
 
 MACHINE = {"append": "mitigations=off nokaslr", "mem": 512, "smp": 2}
-TIMER = ("modprobe hci_vhci; modprobe sch_netem; systemctl start bluetooth; cd /root; "
-         "(setsid sh -c 'echo $$ > /run/amg.pid; exec python3 -u amg_vhci.py --ctl /run/amg.ctl' > amg.log 2>&1 < /dev/null &); "
-         "until grep -q READY amg.log; do sleep 0.2; done; cat amg.log; python3 -c 'import bleak'")
+READY = "modprobe hci_vhci; modprobe sch_netem; systemctl start bluetooth; python3 -c 'import bleak'"
 
 
 def digest(files, *more):
@@ -41,7 +39,7 @@ def image(suite="trixie", arch="amd64"):
 
 def folder(suite="trixie"):
     version = subprocess.run(["qemu-system-x86_64", "--version"], check=True, capture_output=True, text=True).stdout
-    made_from = digest(("amg_vhci.py", "client_bleak.py"), image(suite), version, TIMER, *command_line("IMAGE", "FOLDER", **MACHINE))
+    made_from = digest((), image(suite), version, READY, *command_line("IMAGE", "FOLDER", **MACHINE))
     return f"{DIR}/booted-{suite}-{made_from}"
 
 
@@ -61,9 +59,7 @@ def make(suite="trixie"):
         vm.wait_agent()
         vm.run("systemctl is-system-running --wait")
         print(f"booted in {time.monotonic() - began:.1f} s")
-        for name in ("amg_vhci.py", "client_bleak.py"):
-            vm.put(f"{HERE}/{name}", f"/root/{name}")
-        print(*vm.run(TIMER, timeout=600))
+        print(*vm.run(READY, timeout=600))
         vm.run("sync; echo 3 > /proc/sys/vm/drop_caches")
         vm.qmp("stop")
         vm.qmp("migrate", uri=f"file:{snap}/state")
@@ -108,7 +104,9 @@ def test(suite="trixie"):
         restored = time.monotonic()
         out = vm.run("date -u +%F_%T")[1]
         print(f"restored in {restored - began:.2f} s, first answer after {time.monotonic() - began:.2f} s: {out}")
-        print(vm.run("cd /root; timeout 60 python3 -u client_bleak.py 6 COM START; tail -4 amg.log")[1])
+        for name in ("amg_vhci.py", "client_bleak.py"):
+            vm.put(f"{HERE}/{name}", f"/root/{name}")
+        print(vm.run("cd /root; (python3 -u amg_vhci.py > amg.log 2>&1 &); timeout 60 python3 -u client_bleak.py 6 COM START; tail -4 amg.log")[1])
 
 
 if __name__ == "__main__":

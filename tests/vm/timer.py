@@ -36,25 +36,35 @@ class Range(Guest):
         try:
             self.vm.put(HERE + "/amg_vhci.py", "/root/amg_vhci.py")
             self.vm.put(HERE + "/client_bleak.py", "/root/client_bleak.py")
-            self.unplug("amg")
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def until(self, condition, seconds, sentence, every=0.7):
+        t=super().until(condition, seconds, sentence, every)
+        print(f"{time.monotonic()-self.vm.started:.1f} {t:.1f} {sentence}", flush=True)
+        return t
+    def install(self,*a,**k):
+        t=time.monotonic(); super().install(*a,**k); print(f"install {time.monotonic()-t:.1f}", flush=True)
+    def start(self):
+        t=time.monotonic(); super().start(); print(f"start {time.monotonic()-t:.1f}", flush=True)
 
     # Controllers and timers
 
     def plug(self, name="amg", options=""):
         self.background(name, f"python3 -u /root/amg_vhci.py --ctl /run/{name}.ctl {options}")
         self.until(lambda: "READY" in self.text(name), 30, f"the kernel has taken the controller {name}")
-        return next(line.split()[1] for line in self.text(name).splitlines() if line.startswith("READY"))
+        _, index, ns = next(line.split() for line in self.text(name).splitlines() if line.startswith("READY"))
+        return index, int(ns) / 1e9
 
     def unplug(self, name="amg"):
         self.run(f"kill $(cat /run/{name}.pid); rm -f /run/{name}.ctl")
         self.until(lambda: self.vm.run(f"kill -0 $(cat /run/{name}.pid)")[0] != 0, 10, f"the controller {name} is gone")
 
     def background(self, name, command):
-        self.run(f"(setsid sh -c 'echo $$ > /run/{name}.pid; exec {command}' > /root/{name}.log 2>&1 < /dev/null &)")
+        self.vm.put(f"#!/bin/sh\necho $$ > /run/{name}.pid\nexec {command}\n".encode(), f"/root/{name}.sh", 0o755)
+        self.run(f"(setsid /root/{name}.sh > /root/{name}.log 2>&1 < /dev/null &)")
 
     def text(self, name):
         return self.vm.run(f"cat /root/{name}.log")[1]
@@ -280,8 +290,8 @@ def bluetoothd_restarted_or_stopped_is_said_and_survived(bench):
 @test(60)
 def a_controller_unplugged_and_back_under_another_index_is_found_again(bench):
     with at_range(bench) as guest:
-        other = guest.plug("other", "--no-timer --own E0:E1:E2:E3:E4:E6")
-        first = guest.plug()
+        other, _ = guest.plug("other", "--no-timer --own E0:E1:E2:E3:E4:E6")
+        first, _ = guest.plug()
         guest.listen()
         guest.ready()
         dice = random.Random(4)
@@ -293,9 +303,8 @@ def a_controller_unplugged_and_back_under_another_index_is_found_again(bench):
         check("adapter" in message, f"status does not say what is missing: {message}")
         text = guest.text("amg")
         guest.run("mv /root/amg.log /root/first.log")
-        second = guest.plug()
+        second, ready = guest.plug()
         check(first != second, f"the test itself: {other} and {first}, then {second}")
-        ready = guest.raw()
         took = guest.subscribed_after(ready, RECONNECT, f"listened to again on {second}")
         guest.shoot(times(dice))
         errors = guest.compare()
@@ -383,8 +392,8 @@ def without_an_adapter_the_clock_runs_and_status_says_what_to_plug_in(bench):
         check(guest.status()["state"] == "synchronised", "the clock part does not run")
         rc, out, err = guest.vm.run("leadville-timesync timer scan --for 1s")
         check(rc == 1 and "adapter" in err, f"`timer scan` says {out}{err}")
-        guest.plug()
-        took = guest.subscribed_after(guest.raw(), 8, "listened to once there is an adapter")
+        _, ready = guest.plug()
+        took = guest.subscribed_after(ready, 8, "listened to once there is an adapter")
         guest.tell("push 0 off")
         guest.shoot([0.9, 1.4])
         guest.run("leadville-timesync timer send REQ STRING HEX")
