@@ -71,6 +71,12 @@ impl From<zbus::Error> for Refused {
             zbus::Error::MethodError(name, text, _) => {
                 Self { name: name.to_string(), text: text.unwrap_or_else(|| name.to_string()) }
             }
+            // Names of the bus's own errors come as this.
+            zbus::Error::FDO(error) => {
+                let name = zbus::DBusError::name(&*error).to_string();
+                let text = zbus::DBusError::description(&*error).unwrap_or(&name).to_owned();
+                Self { name, text }
+            }
             other => Self { name: "bus".into(), text: other.to_string() },
         }
     }

@@ -41,15 +41,6 @@ class Range(Guest):
             raise
         return self
 
-    def until(self, condition, seconds, sentence, every=0.7):
-        t=super().until(condition, seconds, sentence, every)
-        print(f"{time.monotonic()-self.vm.started:.1f} {t:.1f} {sentence}", flush=True)
-        return t
-    def install(self,*a,**k):
-        t=time.monotonic(); super().install(*a,**k); print(f"install {time.monotonic()-t:.1f}", flush=True)
-    def start(self):
-        t=time.monotonic(); super().start(); print(f"start {time.monotonic()-t:.1f}", flush=True)
-
     # Controllers and timers
 
     def plug(self, name="amg", options=""):
