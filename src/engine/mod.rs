@@ -211,6 +211,8 @@ pub struct Engine {
     selected: Vec<ServerId>,
     last_used: Option<RawTime>,
     max_error: Option<(RawTime, Nanos)>,
+    /// What the guarantees of all used servers had in common, and when: true − raw.
+    shared: Option<(RawTime, Nanos, Nanos)>,
     first_asked: Option<RawTime>,
     fixed_at: Option<RawTime>,
     waited: bool,
@@ -247,6 +249,7 @@ impl Engine {
             selected: Vec::new(),
             last_used: None,
             max_error: None,
+            shared: None,
             first_asked: None,
             fixed_at: None,
             waited: false,
@@ -286,7 +289,12 @@ impl Engine {
 
     /// A server that was retired is configured again: known by name only.
     pub fn revive(&mut self, id: ServerId, now: RawTime) {
+        let last_asked = self.sources[id].last_asked;
         self.sources[id] = Source::new(self.sources[id].spec.clone(), now);
+        // However often the configuration changes, the server sees its spacing kept.
+        let source = &mut self.sources[id];
+        source.last_asked = last_asked;
+        source.next_poll = last_asked.map_or(now, |t| now.max(t + source.spacing()));
     }
 
     /// Latest verified time, for the disk.
@@ -407,7 +415,25 @@ impl Engine {
     /// The estimate at `at`, once there was a first fix.
     #[must_use]
     pub fn estimate(&self, at: RawTime) -> Option<Estimate> {
-        self.fixed.then(|| self.estimator.estimate(at)).flatten()
+        self.fixed.then(|| self.believed(at)).flatten()
+    }
+
+    /// The estimate, kept within what the used servers guarantee: however likely the estimator
+    /// thinks a way to be that is 40 ms longer there than back, a server 1 ms away rules it out.
+    fn believed(&self, at: RawTime) -> Option<Estimate> {
+        let mut estimate = self.estimator.estimate(at)?;
+        let Some((then, low, high)) = self.shared else { return Some(estimate) };
+        let age = at - then;
+        let drift = Ppm::new(estimate.frequency_bound.get().max(PHI.get())).over(age.abs());
+        let carried = estimate.frequency.over(age);
+        let (low, high) = (low + carried - drift, high + carried + drift);
+        let truth = estimate.truth.clamp(low, high);
+        if truth != estimate.truth {
+            estimate.truth = truth;
+            // The truth is between the two ends.
+            estimate.bound = estimate.bound.min((truth - low).max(high - truth));
+        }
+        Some(estimate)
     }
 
     /// What the rest of the program may know.
@@ -465,6 +491,7 @@ impl Engine {
         let Some((at, by)) = self.announced.filter(|(at, _)| now >= *at) else { return };
         self.announced = None;
         self.estimator.rename(by);
+        self.shared = self.shared.map(|(then, low, high)| (then, low + by, high + by));
         for s in &mut self.sources {
             s.rename(by);
         }
@@ -537,6 +564,7 @@ impl Engine {
         self.fixed = false;
         self.fixed_at = None;
         self.max_error = None;
+        self.shared = None;
         self.first_asked = None;
         self.waited = false;
         self.heard_out = false;
@@ -600,10 +628,10 @@ impl Engine {
             return;
         };
         // A timeline that is in force is not thrown over by a second's jump of the servers.
-        if self.fixed && self.discipline.settled && self.jumped(now, id, &vote) {
+        if self.fixed && self.discipline.settled && self.jumped(now, &intervals, &vote) {
             return;
         }
-        self.elect(&vote);
+        self.elect(now.raw, &vote, &intervals);
         self.estimator.add(id, sample);
         if !self.fixed {
             self.first_fix(now);
@@ -616,7 +644,9 @@ impl Engine {
     }
 
     /// Takes over the vote's result: who is used, who is not and why.
-    fn elect(&mut self, vote: &Vote) {
+    fn elect(&mut self, now: RawTime, vote: &Vote, intervals: &[select::Interval]) {
+        let shared = select::shared(intervals, &vote.truechimers);
+        self.shared = shared.map(|(low, high)| (now, low, high));
         for &(id, by) in &vote.falsetickers {
             if !matches!(self.sources[id].standing, Standing::Falseticker(_)) {
                 self.outputs.push(Output::Tell(Event::Outvoted(id, by)));
@@ -647,7 +677,7 @@ impl Engine {
 
     /// The first fix: as soon as two agree; one alone after patience.
     fn first_fix(&mut self, now: Reading) {
-        let Some(estimate) = self.estimator.estimate(now.raw) else { return };
+        let Some(estimate) = self.believed(now.raw) else { return };
         let Some(&id) = self.selected.first() else { return };
         let samples: usize = self.selected.iter().map(|&i| self.sources[i].sample_count()).sum();
         let fewest = self.selected.iter().map(|&i| self.sources[i].sample_count()).min();
@@ -679,7 +709,7 @@ impl Engine {
 
     /// A usable sample of a used server: measure, correct, publish.
     fn use_sample(&mut self, now: Reading, id: ServerId) {
-        let Some(estimate) = self.estimator.estimate(now.raw) else { return };
+        let Some(estimate) = self.believed(now.raw) else { return };
         let offset = estimate.truth - now.utc_minus_raw();
         self.last_used = Some(now.raw);
         self.remember_max_error(now.raw);
@@ -764,6 +794,7 @@ impl Engine {
             }
         }
         self.selected.clear();
+        self.shared = None;
         if self.fixed {
             self.enter(Phase::Frozen, Some(why));
             self.publish(now);
@@ -775,14 +806,13 @@ impl Engine {
 
     /// Whether the servers' majority left the timeline by more than a second; then only a
     /// verified majority that insists may move it (decisions: steps after settled).
-    fn jumped(&mut self, now: Reading, id: ServerId, vote: &Vote) -> bool {
-        let Some(estimate) = self.estimator.estimate(now.raw) else { return false };
+    fn jumped(&mut self, now: Reading, intervals: &[select::Interval], vote: &Vote) -> bool {
+        let Some(estimate) = self.believed(now.raw) else { return false };
         let by = vote.middle() - estimate.truth;
         let slack = estimate.bound + (vote.high - vote.low).half();
         if by.abs() <= self.discipline.limits.step_after + slack {
             return false;
         }
-        let _ = id;
         let verified = vote.truechimers.iter().any(|&i| self.sources[i].spec.trust)
             || self.operators(&vote.truechimers) >= 2;
         let offset = vote.middle() - now.utc_minus_raw();
@@ -794,7 +824,7 @@ impl Engine {
             }
             Ok(()) => {
                 self.restart_timeline();
-                self.elect(vote);
+                self.elect(now.raw, vote, intervals);
                 self.discipline.allow_step(now.raw);
                 false
             }
@@ -806,6 +836,7 @@ impl Engine {
         let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
         self.estimator = timeline(memory.as_ref());
         self.selected.clear();
+        self.shared = None;
         for id in 0..self.sources.len() {
             if let Some(s) = self.sources[id].latest().copied() {
                 self.estimator.add(id, &s);
@@ -825,7 +856,7 @@ impl Engine {
             self.restart_timeline();
             self.fixed = true;
         }
-        self.elect(&vote);
+        self.elect(now.raw, &vote, &intervals);
         self.discipline.pardon();
         self.discipline.allow_step(now.raw);
         if let Some(&id) = self.selected.first() {

@@ -103,6 +103,15 @@ pub fn vote(intervals: &[Interval]) -> Option<Vote> {
     })
 }
 
+/// What the guarantees of all these servers have in common; `None` when that is nothing.
+#[must_use]
+pub fn shared(intervals: &[Interval], of: &[ServerId]) -> Option<(Nanos, Nanos)> {
+    let used = || intervals.iter().filter(|i| of.contains(&i.server));
+    let low = used().map(|i| i.low(false)).max()?;
+    let high = used().map(|i| i.high(false)).min()?;
+    (low <= high).then_some((low, high))
+}
+
 /// The centre of the most precise of a crowd.
 fn centre_of(crowd: &[Interval]) -> Nanos {
     crowd.iter().min_by_key(|i| i.narrow).map_or(Nanos::ZERO, |i| i.centre)
@@ -148,6 +157,15 @@ mod tests {
         let mut crowd = [at(0, 0, 5), at(1, 300, 5), at(2, 301, 5)];
         crowd[0].trusted = true;
         assert_eq!(vote(&crowd).unwrap().truechimers, [0]);
+    }
+
+    #[test]
+    fn what_is_shared_is_the_narrowest_or_nothing() {
+        let all = [at(0, 0, 1), at(1, 20, 21), at(2, 500, 15)];
+        let ms = Nanos::from_millis;
+        assert_eq!(shared(&all, &[0, 1]), Some((ms(-1), ms(1))));
+        assert_eq!(shared(&all, &[0, 2]), None);
+        assert_eq!(shared(&all, &[]), None);
     }
 
     #[test]

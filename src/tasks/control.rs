@@ -59,19 +59,10 @@ async fn serve(mut connection: Connection, desk: Desk) {
         if line.trim().is_empty() {
             continue;
         }
-        let request = match serde_json::from_str::<Value>(&line) {
-            Ok(Value::Object(request)) => request,
-            Ok(_) => {
-                let hint = Some("a request is an object: {\"do\":\"status\"}");
-                if send(&mut connection, &refusal("not a JSON object", hint)).await.is_err() {
-                    return;
-                }
-                continue;
-            }
-            Err(e) => {
-                let hint = Some("one JSON object per line: {\"do\":\"status\"}");
-                let answer = refusal(&format!("not JSON: {e}"), hint);
-                if send(&mut connection, &answer).await.is_err() {
+        let request = match read(&line) {
+            Ok(request) => request,
+            Err(refused) => {
+                if send(&mut connection, &refused).await.is_err() {
                     return;
                 }
                 continue;
@@ -88,6 +79,24 @@ async fn serve(mut connection: Connection, desk: Desk) {
         let answer = desk.answer(&request, connection.peer().may_change).await;
         if send(&mut connection, &answer).await.is_err() {
             return;
+        }
+    }
+}
+
+/// A line as a request.
+///
+/// # Errors
+/// The refusal to send back.
+pub fn read(line: &str) -> Result<Map<String, Value>, Value> {
+    match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(request)) => Ok(request),
+        Ok(_) => {
+            let hint = Some("a request is an object: {\"do\":\"status\"}");
+            Err(refusal("not a JSON object", hint))
+        }
+        Err(e) => {
+            let hint = Some("one JSON object per line: {\"do\":\"status\"}");
+            Err(refusal(&format!("not JSON: {e}"), hint))
         }
     }
 }

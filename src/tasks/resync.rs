@@ -507,14 +507,17 @@ impl Resync {
             }
         }
         for entry in wanted {
-            let known = self
-                .servers
-                .find(entry)
-                .filter(|e| self.servers.of(*e).any(|id| !self.engine.sources()[id].retired));
-            if known.is_none() {
+            let Some(known) = self.servers.find(entry) else {
                 for spec in self.servers.add(entry.clone(), self.memory.addresses(), now) {
                     self.engine.add_server(spec, now);
                 }
+                continue;
+            };
+            // Back again after an earlier reload took it away: it begins anew in its old place.
+            let retired: Vec<ServerId> =
+                self.servers.of(known).filter(|id| self.engine.sources()[*id].retired).collect();
+            for id in retired {
+                self.engine.revive(id, now);
             }
         }
         self.engine.reconfigure(config.ntp.sync_interval, limits(&config));

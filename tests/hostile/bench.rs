@@ -1,5 +1,6 @@
 //! The pure engine among servers that lie as the seconds pass: no socket, no real time, the same
 //! chances on every machine.
+use crate::rules::Rules;
 use leadville_timesync::engine::discipline::{self, Correction};
 use leadville_timesync::engine::estimator::DriftMemory;
 use leadville_timesync::engine::packet::{Bogus, Exchange, LEN, Why, ntp};
@@ -51,6 +52,8 @@ pub struct Bench {
     chance: Random,
     began: i64,
     fraction: f64,
+    limits: discipline::Limits,
+    rules: Option<Rules>,
 }
 
 /// How a bench begins.
@@ -113,7 +116,10 @@ impl Bench {
         let now = Reading { raw: RawTime::from_nanos(raw), utc: UtcTime::from_nanos(raw + ours) };
         let specs = plan.specs.unwrap_or_else(|| specs(plan.servers));
         let told = plan.settings.memory.as_ref().map_or(0.0, |m| m.frequency_ppm);
+        let limits = plan.settings.limits.clone();
         Self {
+            limits,
+            rules: None,
             engine: Engine::new(plan.settings, specs, now),
             raw,
             ours,
@@ -137,6 +143,17 @@ impl Bench {
         }
     }
 
+    /// From now on a referee looks on.
+    pub fn watched(&mut self) {
+        self.rules = Some(Rules::new(self.limits.clone(), self.now(), self.told));
+    }
+    /// A stranger sets the clock.
+    pub fn jump(&mut self, by: i64) {
+        self.ours += by;
+        if let Some(rules) = &mut self.rules {
+            rules.foreign(by);
+        }
+    }
     pub fn now(&self) -> Reading {
         let (raw, utc) = (self.raw, self.raw + self.ours);
         Reading { raw: RawTime::from_nanos(raw), utc: UtcTime::from_nanos(utc) }
@@ -170,7 +187,8 @@ impl Bench {
     pub fn pass(&mut self, ns: i64) {
         let mut left = ns;
         while left > 0 {
-            let span = left.min(S / 4);
+            // Finely only where a leap second may fall between.
+            let span = left.min(if self.leaps { S / 4 } else { 16 * S });
             left -= span;
             let most = span / 2_000;
             let done = self.slew.clamp(-most, most);
@@ -198,7 +216,11 @@ impl Bench {
 
     pub fn feed(&mut self, input: Input<'_>) -> Vec<ServerId> {
         let now = self.now();
+        let before = self.rules.as_mut().map(|r| r.before(&self.engine, now, &input));
         let outputs: Vec<Output> = self.engine.handle(now, input).collect();
+        if let (Some(rules), Some(before)) = (&mut self.rules, &before) {
+            rules.after(before, &self.engine, now, &outputs);
+        }
         let mut asks = Vec::new();
         for output in outputs {
             match output {

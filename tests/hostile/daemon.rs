@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_leadville-timesync");
@@ -67,13 +67,6 @@ impl Place {
         command.env_remove("NOTIFY_SOCKET").env_remove("JOURNAL_STREAM");
         command.env_remove("WATCHDOG_USEC").process_group(0);
         command
-    }
-    /// Runs a command of the program against this place's daemon.
-    pub fn run(&self, arguments: &[&str]) -> Output {
-        let socket = self.socket();
-        let mut command = Command::new(BINARY);
-        command.arg("--socket").arg(socket).args(arguments).stdin(Stdio::null());
-        command.output().expect("the program runs")
     }
     /// Starts the daemon.
     pub fn start(&self, servers: &[String], more: &str) -> Daemon<'_> {

@@ -12,8 +12,6 @@ use std::time::Duration;
 pub struct Request {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// How many came before it.
-    pub number: u64,
     /// Who asked.
     pub from: SocketAddr,
     /// When it came.
@@ -55,6 +53,7 @@ impl Request {
 pub struct Liar {
     /// Where it listens.
     pub address: SocketAddr,
+    socket: UdpSocket,
     asked: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -71,12 +70,13 @@ impl Liar {
         let socket = UdpSocket::bind(place).expect("a port of the loopback");
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a time-out");
         let address = socket.local_addr().expect("an address");
+        let ours = socket.try_clone().expect("a second handle");
         let (asked, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let thread = std::thread::spawn({
             let (asked, stop) = (asked.clone(), stop.clone());
             move || serve(&socket, &asked, &stop, answer)
         });
-        Self { address, asked, stop, thread: Some(thread) }
+        Self { address, socket: ours, asked, stop, thread: Some(thread) }
     }
 
     /// A server that answers one datagram.
@@ -87,6 +87,11 @@ impl Liar {
     /// A server that is right.
     pub fn honest() -> Self {
         Self::saying(|request| request.good().to_vec())
+    }
+
+    /// The same at a place of its own.
+    pub fn honest_at(place: &str) -> Self {
+        Self::at(place, |request| vec![Say::This(request.good().to_vec())])
     }
 
     /// A good server whose reply is spoilt before it leaves.
@@ -101,6 +106,11 @@ impl Liar {
     /// A good server in all but the time, which is so much later than it should be.
     pub fn off(by: Nanos) -> Self {
         Self::saying(move |request| request.good_at(request.at + by).to_vec())
+    }
+
+    /// Its socket, to say more from the same place.
+    pub fn socket(&self) -> UdpSocket {
+        self.socket.try_clone().expect("one more handle")
     }
 
     /// How often it was asked.
@@ -128,11 +138,11 @@ fn serve(
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
         let at = clock::read().utc;
-        let number = asked.fetch_add(1, Ordering::Relaxed);
+        asked.fetch_add(1, Ordering::Relaxed);
         if length != LEN {
             continue;
         }
-        for say in answer(&Request { bytes: buffer[..length].to_vec(), number, from, at }) {
+        for say in answer(&Request { bytes: buffer[..length].to_vec(), from, at }) {
             // Whoever asked may be gone by now.
             let _ = match say {
                 Say::This(bytes) => socket.send_to(&bytes, from),
