@@ -222,11 +222,12 @@ def limits(rows, startup):
             (statistics.median(startup.request) <= 50, f"first request after {statistics.median(startup.request):.1f} ms of 50")]
 
 
-def write(text):
+def write_between(name, text):
+    """README between the marks of that name."""
     path = ROOT + "/README.md"
     with open(path) as f:
         readme = f.read()
-    begin, end = "<!-- footprint -->", "<!-- /footprint -->"
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, rest = readme.split(begin, 1)
     with open(path, "w") as f:
         f.write(before + begin + "\n" + text + "\n" + end + rest.split(end, 1)[1])
@@ -252,7 +253,7 @@ def main():
         print(("held      " if held else "EXCEEDED  ") + sentence)
         good &= held
     if options.write:
-        write(text)
+        write_between("footprint", text)
     return 0 if good else 1
 
 
