@@ -1,7 +1,7 @@
 //! The control socket: one JSON object per line each way. Nothing a client does disturbs the clock.
 use crate::engine::Phase;
-use crate::os::clock;
 use crate::os::control::{Connection, Listener};
+use crate::os::{clock, heap};
 use crate::state::{
     AlertStatus, Answer, HoldoverStatus, PROTOCOL, Quality, Request, Shared, Status, SyncPhase,
 };
@@ -33,11 +33,17 @@ pub struct Desk {
 /// Serves clients until told to stop.
 pub async fn run(listener: Listener, desk: Desk, mut stop: watch::Receiver<bool>) {
     let mut clients = JoinSet::new();
+    let mut gone = 0_u32;
     loop {
         tokio::select! {
             biased;
             _ = stop.changed() => return,
-            Some(_) = clients.join_next() => {}
+            Some(_) = clients.join_next() => {
+                gone = gone.wrapping_add(1);
+                if clients.is_empty() || gone % 16 == 0 {
+                    heap::give_back();
+                }
+            }
             connection = listener.accept() => {
                 let desk = desk.clone();
                 clients.spawn_local(async move { serve(connection, desk).await });

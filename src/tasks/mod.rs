@@ -13,7 +13,7 @@ use crate::drift::AlertLimits;
 use crate::os::control::{self as socket, Listener};
 use crate::os::journal::{self, message_id};
 use crate::os::signals::{self, Asked, Signals};
-use crate::os::{clock, notify};
+use crate::os::{clock, heap, notify};
 use crate::sim;
 use crate::state::{Request, Shared};
 use crate::units::Nanos;
@@ -73,6 +73,7 @@ fn level(config: &Config, quiet: bool) -> tracing::Level {
 pub fn run(config: Config, options: Options) -> ExitCode {
     let live = options.simulate.is_some_and(|s| !s.plain)
         && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    heap::be_frugal();
     journal::init(level(&config, live));
     let runtime = signals::hold().and_then(|()| {
         let mut plan = tokio::runtime::Builder::new_current_thread();
