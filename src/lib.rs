@@ -20,6 +20,7 @@
 compile_error!("leadville-timesync needs a 64-bit system: struct timex differs elsewhere");
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod drift;
 pub mod engine;

@@ -25,3 +25,10 @@ fn the_python_module_says_what_the_daemon_says() {
 fn the_drop_in_passes_the_former_systems_cases() {
     unittest("test_former_cases");
 }
+
+#[test]
+#[cfg(feature = "web")]
+fn a_broker_gets_what_happens_whether_down_restarted_or_slow() {
+    assert!(std::path::Path::new(env!("CARGO_BIN_EXE_leadville-timesync-web")).exists());
+    unittest("test_mqtt");
+}

@@ -7,6 +7,8 @@ command -v python3 >/dev/null || need+=(python3)
 command -v chronyd >/dev/null || [ -x /usr/sbin/chronyd ] || need+=(chrony)
 command -v ip >/dev/null || [ -x /usr/sbin/ip ] || need+=(iproute2)
 command -v strace >/dev/null || need+=(strace)
+command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need+=(mosquitto)
+command -v mosquitto_sub >/dev/null || need+=(mosquitto-clients)
 if [ ${#need[@]} -gt 0 ]; then
     echo "installing ${need[*]}"
     run=(env DEBIAN_FRONTEND=noninteractive)

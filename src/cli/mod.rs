@@ -16,6 +16,7 @@ pub mod svg;
 pub mod timer;
 mod wait;
 pub mod watch;
+mod web;
 pub mod words;
 
 use crate::config::{self, Config, parse_span};
@@ -74,6 +75,8 @@ enum Command {
     Timer(timer::TimerArgs),
     /// The status, live
     Watch(watch::Watch),
+    /// The web page: enable, disable
+    Web(web::Web),
     /// Check a configuration file
     CheckConfig(check::Check),
     /// Run a scenario in the simulated world
@@ -142,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Events(args) => events::events(socket, &args),
         Command::Timer(args) => return timer::run(args, cli.socket),
         Command::Watch(args) => watch::watch(socket, &args),
+        Command::Web(args) => web::web(&args),
         Command::CheckConfig(args) => check::check(&args),
         Command::ImportConfig(args) => import::import(&args),
     };

@@ -351,6 +351,14 @@ impl Client {
         &self.path
     }
 
+    /// The same connection once more, to end it from another thread.
+    ///
+    /// # Errors
+    /// What the system says when it has no descriptor left.
+    pub fn other_end(&self) -> io::Result<blocking::UnixStream> {
+        self.stream.get_ref().try_clone()
+    }
+
     /// Sends a request and waits for its reply, at most 5 s.
     ///
     /// # Errors
@@ -368,7 +376,7 @@ impl Client {
     ///
     /// # Errors
     /// Each line as in [`Self::request`].
-    pub fn lines(mut self) -> io::Result<impl Iterator<Item = io::Result<Value>>> {
+    pub fn lines(mut self) -> io::Result<impl Iterator<Item = io::Result<Value>> + Send> {
         self.stream.get_ref().set_read_timeout(None)?;
         Ok(std::iter::from_fn(move || self.read()))
     }

@@ -187,10 +187,12 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
         record: record_dir.clone(),
         timers: listening.then_some(timers),
     };
+    // A simulated clock has no business with the board's light.
+    let led = if simulated { String::new() } else { config.led.clone() };
     let resync = Resync::new(config, world, steering_why, memory, shared.clone());
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(resync.run(inbox, stop.clone()));
-    tasks.spawn_local(monitor::run(shared.clone(), recorder, stop.clone()));
+    tasks.spawn_local(monitor::run(shared.clone(), recorder, led, stop.clone()));
     tasks.spawn_local(control::run(listener, desk, stop.clone()));
     if listening {
         tasks.spawn_local(bridge);

@@ -1,7 +1,9 @@
 //! The drift monitor: history, grades and the alert.
 use super::tell::{ms, stamp};
 use crate::drift::Notice;
+use crate::engine::Phase;
 use crate::os::journal::{self, message_id};
+use crate::os::led::{Led, Light};
 use crate::os::notify;
 use crate::record::{Point, Recorder};
 use crate::state::{ClockSection, Measurement, Quality, Shared};
@@ -62,8 +64,52 @@ fn point(clock: &ClockSection) -> Point {
     }
 }
 
+/// The board's light, if the configuration names one.
+struct Lamp {
+    led: Option<Led>,
+    trouble: bool,
+}
+
+impl Lamp {
+    fn named(name: &str) -> Self {
+        let mut lamp = Self { led: None, trouble: false };
+        if !name.is_empty() {
+            let led = Led::open(name);
+            lamp.told(led.as_ref().err());
+            lamp.led = led.ok();
+        }
+        lamp
+    }
+
+    fn told(&mut self, error: Option<&std::io::Error>) {
+        if let Some(error) = error
+            && !self.trouble
+        {
+            warn!("the light does not show the state: {error}");
+        }
+        self.trouble = error.is_some();
+    }
+
+    fn show(&mut self, phase: Phase, verified: bool) {
+        let Some(led) = &mut self.led else { return };
+        let light = match phase {
+            Phase::Synchronised if verified => Light::Solid,
+            Phase::Holdover => Light::SlowBlink,
+            _ => Light::FastBlink,
+        };
+        let shown = led.show(light);
+        self.told(shown.as_ref().err());
+    }
+}
+
 /// Runs until told to stop.
-pub async fn run(shared: Shared, recorder: Option<Recorder>, mut stop: watch::Receiver<bool>) {
+pub async fn run(
+    shared: Shared,
+    recorder: Option<Recorder>,
+    led: String,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut lamp = Lamp::named(&led);
     let mut last_line = String::new();
     let mut record =
         recorder.map(|recorder| Record { recorder, events: shared.subscribe(), trouble: false });
@@ -147,7 +193,9 @@ pub async fn run(shared: Shared, recorder: Option<Recorder>, mut stop: watch::Re
         }
         // systemctl status shows one line; told only when its words change.
         let grade = worst.map_or(Quality::Unknown, Quality::of);
-        let phase = shared.read(|s| s.clock.as_ref().map(|c| c.view.phase)).unwrap_or_default();
+        let seen = shared.read(|s| s.clock.as_ref().map(|c| (c.view.phase, c.view.verified)));
+        let (phase, verified) = seen.unwrap_or_default();
+        lamp.show(phase, verified);
         let line = format!("{}, {}", phase.name(), grade.name());
         if line != last_line {
             notify::status(&line);

@@ -40,6 +40,7 @@ pub struct Feed {
     news: broadcast::Sender<News>,
     viewers: Cell<usize>,
     programs: Cell<bool>,
+    asking: Cell<bool>,
     come: Notify,
     last: Mutex<Option<(Instant, Seen)>>,
 }
@@ -80,6 +81,7 @@ impl Feed {
             news: broadcast::channel(64).0,
             viewers: Cell::new(0),
             programs: Cell::new(false),
+            asking: Cell::new(false),
             come: Notify::new(),
             last: Mutex::new(None),
         }
@@ -104,6 +106,18 @@ impl Feed {
         self.programs.set(true);
         self.come.notify_one();
         self.news.subscribe()
+    }
+
+    /// Something has happened: the status is looked at once more, soon.
+    pub fn ask_soon(self: &Rc<Self>) {
+        if !self.asking.replace(true) {
+            let feed = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(FRESH).await;
+                feed.asking.set(false);
+                feed.come.notify_one();
+            });
+        }
     }
 
     /// How many look.

@@ -10,6 +10,7 @@ pub mod feed;
 pub mod history;
 pub mod http;
 pub mod metrics;
+pub mod mqtt;
 
 use crate::config::{self, Config};
 use crate::os::signals::{self, Asked, Signals};
@@ -97,6 +98,9 @@ fn run(config: &Config, socket: Option<PathBuf>, listen: Option<SocketAddr>) -> 
             let at = listener.local_addr().map_err(|e| e.to_string())?;
             println!("the page is at http://{at}/");
             tokio::task::spawn_local(http::serve(listener, Rc::clone(&feed)));
+        }
+        if config.mqtt.enabled {
+            mqtt::start(&config.mqtt, &feed)?;
         }
         notify::ready();
         let watching = Rc::clone(&feed);
