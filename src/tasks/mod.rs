@@ -151,7 +151,7 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
     let recorder = record_dir
         .clone()
         .map(|dir| crate::record::Recorder::new(dir, config.state.history, clock::raw_now()));
-    let memory = Memory::open(state_dir.as_deref(), runtime_dir);
+    let memory = Memory::open(state_dir.as_deref(), runtime_dir.clone());
     let (shared, inbox) =
         Shared::new(alert_limits(&config), config.ntp.sync_interval, config.ntp.enabled);
     if let Some(why) = &steering_why {
@@ -176,6 +176,7 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
         config.clone(),
         shared.clone(),
         state_dir.clone(),
+        runtime_dir.clone(),
         pretend,
         questions,
         stop.clone(),

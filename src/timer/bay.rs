@@ -111,7 +111,7 @@ impl Bay {
                 Happening::Ended { string, .. } if self.dates == Some(*string) => {
                     self.finished = self.dating.estimate().map(|e| (*string, e));
                     if let Some(ms) = self.dating.end() {
-                        more.push(Happening::Warning(format!(
+                        more.push(Happening::Alert(format!(
                             "string {string} disagrees with the strings before it by {ms:.0} ms \
                              (start against shots)"
                         )));
@@ -136,7 +136,7 @@ impl Bay {
         let Some(record) = ended.and_then(|n| self.strings.record(n)) else { return };
         for shot in record.shots.iter().filter(|s| !s.suspect) {
             if shot.arrival.is_some_and(|at| self.dating.is_outside(at, shot.time)) {
-                said.push(Happening::Warning(format!(
+                said.push(Happening::Alert(format!(
                     "shot {} of string {} was heard when it cannot have been",
                     shot.number, record.number
                 )));

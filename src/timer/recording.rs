@@ -388,7 +388,9 @@ impl Told {
                     );
                     self.remarks.push((line, text));
                 }
-                Happening::Warning(text) => self.remarks.push((line, text.clone())),
+                Happening::Warning(text) | Happening::Alert(text) => {
+                    self.remarks.push((line, text.clone()))
+                }
                 Happening::PowerCycled => {
                     self.remarks.push((line, "the timer was switched off and on".into()));
                 }

@@ -140,6 +140,8 @@ pub enum Happening {
     Duplicate,
     /// Something for the journal, with the frame in hex where there is one.
     Warning(String),
+    /// The times of a string may be wrong: somebody should look.
+    Alert(String),
     /// The screen, on request.
     Screen(Shot),
     /// Words of the timer.

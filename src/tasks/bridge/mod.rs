@@ -21,6 +21,7 @@ use keep::Kept;
 use link::{Stage, Wish};
 use pretend::Pretend;
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -30,7 +31,7 @@ use watched::Watched;
 const SCAN: Nanos = Nanos::from_secs(8);
 const SCAN_PAUSE: Nanos = Nanos::from_secs(2);
 /// While another timer is listened to, the radio is left to it for longer.
-const SCAN_PAUSE_LISTENING: Nanos = Nanos::from_secs(6);
+const SCAN_PAUSE_LISTENING: Nanos = Nanos::from_secs(3);
 /// A timer that never pushed on this link is asked for its list so often.
 const PUSH_CHECK: Nanos = Nanos::from_secs(600);
 /// The bus is tried again after this, at most.
@@ -85,18 +86,39 @@ pub struct Bridge {
     done: mpsc::UnboundedSender<Done>,
 }
 
-/// Runs the bridge until told to stop. `pretend`: a simulated shooter with this seed, no radio.
+/// What tells this boot from another: the kernel's word; where a service may not read that, a word
+/// of our own in `runtime`, which is empty at boot; else one for this run alone.
+fn boot(runtime: Option<&Path>) -> String {
+    if let Ok(id) = std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        return id.trim().to_owned();
+    }
+    let path = runtime.map(|directory| directory.join("timesync.boot"));
+    let known = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+    if let Some(id) = known.filter(|id| !id.is_empty() && id.len() < 100) {
+        return id;
+    }
+    let now = clock::read();
+    let id = format!("{:x}-{:x}-{:x}", now.utc.as_nanos(), now.raw.as_nanos(), std::process::id());
+    if let Some(path) = path {
+        let _ = std::fs::write(path, &id);
+    }
+    id
+}
+
+/// Runs the bridge until told to stop. Strings are kept in `directory`; `runtime` is emptied at
+/// boot. `pretend`: a simulated shooter with this seed, no radio.
 pub async fn run(
     config: Config,
     shared: Shared,
-    directory: Option<std::path::PathBuf>,
+    directory: Option<PathBuf>,
+    runtime: Option<PathBuf>,
     pretend: Option<u64>,
     questions: Questions,
     mut stop: watch::Receiver<bool>,
 ) {
     let (done, mut back) = mpsc::unbounded_channel();
     let mut questions = questions.0;
-    let mut bridge = Bridge::new(config, shared, directory, pretend, done);
+    let mut bridge = Bridge::new(config, shared, directory, runtime.as_deref(), pretend, done);
     bridge.step().await;
     loop {
         let due = bridge.due();
@@ -130,7 +152,8 @@ impl Bridge {
     fn new(
         config: Config,
         shared: Shared,
-        directory: Option<std::path::PathBuf>,
+        directory: Option<PathBuf>,
+        runtime: Option<&Path>,
         pretend: Option<u64>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
@@ -156,9 +179,8 @@ impl Bridge {
             w.learned(&kept);
         }
         let pretend = pretend.map(|seed| Pretend::new(&config.simulation, seed));
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         let mut bridge = Self {
-            boot: boot.map(|id| id.trim().to_owned()).unwrap_or_default(),
+            boot: boot(runtime),
             config,
             shared,
             kept,
@@ -479,7 +501,11 @@ impl Bridge {
         });
         let wanted = self.scan_until.is_some_and(|until| now < until)
             || self.watched.iter().any(|w| w.link.wish(&bluez.tree, now) == Wish::Scan);
-        wanted && !busy && !self.running()
+        // A string on a live link has the radio to itself, unless another one waits for its link.
+        let runs = |w: &Watched| w.bay.strings().current().is_some();
+        let shooting = self.watched.iter().any(|w| runs(w) && w.link.is_listening());
+        let cut = self.watched.iter().any(|w| runs(w) && !w.link.is_listening());
+        wanted && !busy && (cut || !shooting)
     }
 
     fn scan(&mut self, now: RawTime) {
@@ -622,6 +648,10 @@ impl Bridge {
         let w = &mut self.watched[i];
         w.bay.link_lost(now);
         w.list_due = None;
+        if let Scan::Idle(_) = self.scan {
+            // It may be back at once.
+            self.scan = Scan::Idle(None);
+        }
         let running = w.bay.strings().current().is_some();
         info!(
             MESSAGE_ID = crate::os::journal::message_id(crate::os::journal::Event::TimerLink),

@@ -69,6 +69,10 @@ impl Bridge {
                     self.say(i, "power_cycled", "the timer was switched off and on");
                 }
                 Happening::Warning(text) => self.say(i, "warning", text),
+                Happening::Alert(text) => {
+                    self.watched[i].alert = Some(text.clone());
+                    self.say(i, "alert", text);
+                }
                 Happening::Text(text) => self.say(i, "text", text),
                 Happening::Screen(s) => {
                     let text = format!("screen: shot {} of {}, {} s", s.shot, s.total, s.time);
@@ -89,6 +93,14 @@ impl Bridge {
         let w = &self.watched[i];
         if kind == "text" || kind == "screen" {
             info!(TIMER = w.timer.name.as_str(), "{}: {text}", w.timer.name);
+        } else if kind == "alert" {
+            warn!(
+                MESSAGE_ID = message_id(journal::Event::Alert),
+                EVENT = "alert",
+                TIMER = w.timer.name.as_str(),
+                "{}: {text}",
+                w.timer.name
+            );
         } else {
             warn!(TIMER = w.timer.name.as_str(), "{}: {text}", w.timer.name);
         }
@@ -99,6 +111,7 @@ impl Bridge {
     async fn started(&mut self, i: usize, string: u16, late: bool, at: Option<RawTime>) {
         self.hold(i, self.config.lock.string_longest).await;
         self.watched[i].push_off = false;
+        self.watched[i].alert = None;
         self.watched[i].list_due = None;
         self.watched[i].telling = Some((string, self.kept.next_seq()));
         let w = &self.watched[i];

@@ -36,6 +36,8 @@ pub struct Watched {
     pub list_due: Option<RawTime>,
     /// It counts shots and pushes none.
     pub push_off: bool,
+    /// Why the last string's times may be wrong.
+    pub alert: Option<String>,
     /// What BlueZ said last about it.
     pub trouble: Option<String>,
     /// Bound of the last string's shots.
@@ -59,6 +61,7 @@ impl Watched {
             rssi: None,
             list_due: None,
             push_off: false,
+            alert: None,
             trouble: None,
             bound: None,
         }
@@ -125,6 +128,9 @@ impl Watched {
         }
         if self.push_off {
             return Some(PUSH_OFF.into());
+        }
+        if self.alert.is_some() {
+            return self.alert.clone();
         }
         match self.link.stage {
             Stage::Away => Some(self.trouble.clone().unwrap_or_else(|| {
