@@ -1,6 +1,6 @@
 # Everything a newcomer or CI runs. Each target sets up what it needs (Debian, apt).
 CARGO ?= cargo
-.PHONY: run test lint vm-test vm-test-package vm-test-timer deb deb-arm64 deb-reproducible \
+.PHONY: run test lint web-test vm-test vm-test-package vm-test-timer deb deb-arm64 deb-reproducible \
         bench-accuracy bench-footprint fuzz soak setup licences
 
 setup:
@@ -37,6 +37,12 @@ vm-test-timer:
 vm-test-package: deb deb-arm64
 	tests/vm/setup.sh
 	python3 tests/package/run.py
+
+# The page in a real headless Chromium; pictures of what it saw go to target/web.
+web-test:
+	tests/web/setup.sh
+	$(CARGO) build --locked --release --bins
+	python3 tests/web/run.py target/release
 
 deb:
 	debian/build.sh amd64

@@ -9,6 +9,7 @@ fn main() -> Result<(), Error> {
 }
 
 /// A line for a shot: which timer, which shot, when, how well that is known.
+#[must_use]
 pub fn shot(event: &Event) -> Option<String> {
     let (json, utc) = (&event.json, event.utc?);
     if event.what != Happened::Timer || json["type"] != "shot" {

@@ -11,6 +11,7 @@ fn main() -> Result<(), Error> {
 }
 
 /// What is to be told.
+#[must_use]
 pub fn watch(time: leadville_timesync::client::Builder) -> leadville_timesync::client::Builder {
     time.drift_threshold(Nanos::from_millis(20))
         .on_sync(|status| println!("{}", status.verdict))

@@ -128,13 +128,14 @@ impl Mark {
             }
             "state" => text("state"),
             "lock" | "unlock" => text("name"),
-            "string" | "timer" if event["what"] == "string" || kind == "string" => {
-                let shots = event["shots"].as_array().map(Vec::len);
+            "timer" if event["type"] == "string" => {
+                let shots = event["shots"].as_u64();
                 let shots = shots.map_or(String::new(), |n| format!(", {n} shots"));
                 format!("{}{shots}", text("name"))
             }
             _ => return None,
         };
+        // A string is worth remembering, the rest of what a timer says is not.
         let kind = if kind == "timer" { "string" } else { kind };
         let time = UtcTime::from_iso(event["utc"].as_str()?)?.iso(0);
         let clean = |c: char| if c.is_control() { ' ' } else { c };

@@ -515,6 +515,46 @@ fn history_is_told_in_words_json_or_csv_and_since_when_one_likes() {
     assert_eq!(json["history"][0]["temperature_c"], Value::Null);
 }
 
+/// Answers of a daemon that keeps a record of the day before.
+fn recorded_answers(request: &Value) -> Value {
+    match (request["do"].as_str(), request["day"].as_str()) {
+        (Some("record"), None) => {
+            json!({"v": 1, "reply": "record", "days": ["2026-11-20", "2026-11-22"]})
+        }
+        (Some("record"), Some("2026-11-22")) => json!({"v": 1, "reply": "record", "damaged": 0,
+            "marks": [{"time": "2026-11-22T10:30:00Z", "kind": "string", "text": "Bay 2, 6 shots"}],
+            "points": [{"time": "2026-11-22T10:00:00Z", "offset_us": 7000.0, "error_bound_us": 900.0,
+                "low_us": 1.0, "high_us": 2.0, "frequency_ppm": -12.5, "temperature_c": 51.0,
+                "state": "synchronised", "measurements": 4}]}),
+        (Some("record"), Some(other)) => panic!("{other} was not asked for"),
+        _ => plain_answers(request),
+    }
+}
+
+#[test]
+fn history_reaches_back_into_the_record_and_is_drawn() {
+    let (folder, socket) = daemon(recorded_answers, &[]);
+    let csv = stdout(&program(&socket, &["history", "--since", "24h", "--csv"]));
+    let lines: Vec<&str> = csv.lines().skip(1).collect();
+    assert_eq!(lines[0], "2026-11-22T10:00:00Z,,7000,900,-12.5,good,51");
+    assert!(lines.len() == 2 && lines[1].starts_with("2026-11-22T11:00:00Z,2,-3.5"), "{csv}");
+    let text = stdout(&program(&socket, &["history", "--since", "24h"]));
+    assert!(text.lines().count() == 2 && text.contains("7.00 ms behind"), "{text}");
+    let json: Value =
+        serde_json::from_str(&stdout(&program(&socket, &["history", "--since", "24h", "--json"])))
+            .expect("JSON");
+    assert_eq!(json["marks"][0]["text"], "Bay 2, 6 shots");
+    assert_eq!(json["points"].as_array().expect("a list").len(), 2);
+
+    let file = folder.path().join("chart.svg");
+    let said = stdout(&program(&socket, &["history", "--svg", file.to_str().expect("UTF-8")]));
+    assert!(said.starts_with("2 points drawn"), "{said}");
+    let chart = std::fs::read_to_string(&file).expect("drawn");
+    assert!(chart.starts_with("<svg") && chart.contains("Offset from UTC"), "{chart}");
+    assert!(chart.contains("Bay 2, 6 shots"), "what happened is in it");
+    assert_eq!(stdout(&program(&socket, &["history", "--svg", "-"])).trim(), chart.trim());
+}
+
 #[test]
 fn a_stamp_and_the_sources_are_told_with_their_bounds() {
     let (_folder, socket) = daemon(plain_answers, &[]);

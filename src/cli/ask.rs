@@ -1,13 +1,12 @@
-//! Questions to the daemon: status, sources, history, stamp.
+//! Questions to the daemon: status, sources, stamp.
 use super::paint::Paint;
-use super::positive_span;
 use super::say::{Done, Failure, say, say_line};
 use super::status::{check_line, server_lines, text};
-use super::words::{amount, at_most, exit_code, grade, sided, span};
+use super::words::{at_most, exit_code, span};
 use crate::os::clock::monotonic_now;
 use crate::os::control::{Client, places};
 use crate::state::{self, Measurement, ServerStatus};
-use crate::units::{Nanos, UtcTime};
+
 use clap::Args;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -31,20 +30,6 @@ pub struct Json {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// `history`
-#[derive(Args, Debug)]
-pub struct History {
-    /// Only what is younger
-    #[arg(long, value_name = "SPAN", value_parser = positive_span)]
-    since: Option<Nanos>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// Print comma-separated values
-    #[arg(long, conflicts_with = "json")]
-    csv: bool,
 }
 
 /// `stamp`
@@ -163,64 +148,6 @@ fn details(server: &ServerStatus) -> String {
         let _ = write!(text, "; {count} × {why}");
     }
     text
-}
-
-pub fn history(socket: Option<&Path>, args: &History) -> Done {
-    let mut client = connect(socket)?;
-    let mut history = history_of(&mut client)?;
-    if let Some(since) = args.since {
-        let now = UtcTime::from_nanos(status_of(&mut client)?.0.utc_ns);
-        history.retain(|m| UtcTime::from_iso(&m.time).is_none_or(|time| time >= now - since));
-    }
-    if args.json {
-        let reply = json!({"v": state::PROTOCOL, "reply": "history", "history": history});
-        say_line(&pretty(&reply))?;
-    } else if args.csv {
-        say(&csv(&history))?;
-    } else if history.is_empty() {
-        say_line("Nothing was measured.")?;
-    } else {
-        for measurement in &history {
-            say_line(&history_line(measurement))?;
-        }
-    }
-    Ok(0)
-}
-
-fn history_line(m: &Measurement) -> String {
-    let mut line = format!(
-        "{}  {:9}  {:>18}, give or take {:>8}; rate {:+.3} ppm",
-        m.time,
-        grade(m.quality),
-        sided(m.offset_us),
-        amount(m.error_bound_us),
-        m.frequency_ppm
-    );
-    if let Some(celsius) = m.temperature_c {
-        let _ = write!(line, "; {celsius:.1} °C");
-    }
-    line
-}
-
-/// The history as comma-separated values, with a heading; empty fields are unknown.
-#[must_use]
-pub fn csv(history: &[Measurement]) -> String {
-    let mut out =
-        String::from("time,raw_ns,offset_us,error_bound_us,frequency_ppm,quality,temperature_c\n");
-    for m in history {
-        let celsius = m.temperature_c.map_or(String::new(), |c| format!("{c}"));
-        let _ = writeln!(
-            out,
-            "{},{},{},{},{},{},{celsius}",
-            m.time,
-            m.raw_ns,
-            m.offset_us,
-            m.error_bound_us,
-            m.frequency_ppm,
-            grade(m.quality)
-        );
-    }
-    out
 }
 
 pub fn stamp(socket: Option<&Path>, args: &Stamp) -> Done {

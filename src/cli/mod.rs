@@ -5,6 +5,7 @@
 mod ask;
 mod check;
 mod events;
+mod history;
 mod import;
 mod orders;
 pub mod paint;
@@ -48,8 +49,8 @@ enum Command {
     Status(ask::Status),
     /// List the servers and what each is good for
     Sources(ask::Json),
-    /// List what was measured
-    History(ask::History),
+    /// List or draw what was measured
+    History(history::History),
     /// Ask servers for the time, once, without the daemon
     #[command(visible_alias = "ask")]
     Query(query::Query),
@@ -131,7 +132,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => return run(&args, cli.socket),
         Command::Status(args) => ask::status(socket, &args),
         Command::Sources(args) => ask::sources(socket, &args),
-        Command::History(args) => ask::history(socket, &args),
+        Command::History(args) => history::history(socket, &args),
         Command::Query(args) => query::query(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::SyncNow => orders::plain(socket, "sync-now"),

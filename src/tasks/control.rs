@@ -40,7 +40,7 @@ pub async fn run(listener: Listener, desk: Desk, mut stop: watch::Receiver<bool>
             _ = stop.changed() => return,
             Some(_) = clients.join_next() => {
                 gone = gone.wrapping_add(1);
-                if clients.is_empty() || gone % 16 == 0 {
+                if clients.is_empty() || gone.is_multiple_of(16) {
                     heap::give_back();
                 }
             }

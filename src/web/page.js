@@ -74,7 +74,8 @@ function timer(t) {
   const heard = t.last_heard || t.last_heard_utc;
   if (heard) why.push('last heard ' + hour(heard));
   if (t.hint || t.message) why.push(t.hint || t.message);
-  const bound = t.bound_ms ? 'within ' + amount(t.bound_ms * 1e3) + (t.calibrated ? '' : ' (uncalibrated)') : '';
+  const bound = t.bound_ms ? 'within ' + amount(t.bound_ms * 1e3) : '';
+  if (bound && !t.calibrated) why.push('uncalibrated');
   return row(t.connected ? 'good' : 'doubtful', name, bound, why.join(', '));
 }
 
@@ -136,11 +137,23 @@ const KINDS = {
   lock: 'held still for', unlock: 'free again after', state: '', source_silent: 'no answer from', source_heard: 'answers again:',
   source_outvoted: 'outvoted:', source_agrees: 'agrees again:', refused: 'refused',
 };
+// What a timer says, in words; frames and estimates that only programs want are left out.
+function ofTimer(e) {
+  const name = e.name || e.timer_id || 'timer';
+  const within = e.bound_us ? ', within ' + amount(e.bound_us) : '';
+  if (e.type === 'start') return `${name}: string ${e.string_number} begins`;
+  if (e.type === 'shot') return `${name}: shot ${e.shot_number} at ${e.time_s.toFixed(2)} s${within}`;
+  if (e.type === 'string') return `${name}: string ${e.string_number} is over, ${count(e.shots, 'shot')}`;
+  if (e.message) return e.message.includes(name) ? e.message : `${name}: ${e.message}`;
+  return '';
+}
+
 function happened(e) {
-  if (e.event === 'sync') return;
+  if (e.event === 'sync' || (e.event === 'timer' && !ofTimer(e))) return;
   const bad = ['alert', 'step', 'foreign_step', 'refused'].includes(e.event);
   const words = [KINDS[e.event] ?? e.event.replace(/_/g, ' ')];
-  if (e.message) words.push(e.message);
+  if (e.event === 'timer') words.splice(0, 1, ofTimer(e));
+  else if (e.message) words.push(e.message);
   else for (const key of ['name', 'source', 'level', 'why', 'what']) if (e[key]) words.push(e[key]);
   const us = e.worst_us ?? e.offset_us;
   if (us !== undefined && us !== null) words.push(amount(us));

@@ -94,13 +94,16 @@ def numbers_change_and_events_come_live(here):
         browser.until(f"return document.getElementById('clock').innerText !== '{clock}'", 5)
         figures = browser.text("figures")
         browser.until(f"return document.getElementById('figures').innerText !== {json.dumps(figures)}", 20)
-        assert here.command("lock", "match", "--for", "2h").returncode == 0
+        assert here.command("lock", "--for", "2h").returncode == 0
         browser.until("return document.getElementById('events').innerText.includes('held still for match')", 5)
         browser.until("return !document.getElementById('locks-part').hidden && "
                       "document.getElementById('locks').innerText.includes('match')", 5)
         browser.picture(PICTURES / "locked.png")
-        assert here.command("unlock", "match").returncode == 0
-        browser.until("return document.getElementById('locks-part').hidden", 5)
+        assert here.command("unlock").returncode == 0
+        browser.until("return !document.getElementById('locks').innerText.includes('match')", 5)
+        # The simulated shooter begins a string within half a minute.
+        browser.until("return / shot \\d+ at \\d+\\.\\d\\d s/.test(document.getElementById('events').innerText)", 60)
+        browser.picture(PICTURES / "shots.png")
         assert browser.complaints() == []
 
 
