@@ -1,7 +1,7 @@
 # Everything a newcomer or CI runs. Each target sets up what it needs (Debian, apt).
 CARGO ?= cargo
 .PHONY: run test lint web-test vm-test vm-test-package vm-test-timer deb deb-arm64 deb-reproducible \
-        bench-accuracy bench-footprint fuzz soak setup licences
+        bench-accuracy bench-footprint fuzz flood kills soak setup licences
 
 setup:
 	tests/setup.sh
@@ -63,8 +63,17 @@ bench-footprint:
 	python3 tests/bench/footprint.py --write
 
 SECONDS ?= 20
-fuzz:
+fuzz: setup
 	tests/fuzz/run.sh $(SECONDS)
+
+# A minute of 10 000 random datagrams a second against the daemon.
+flood: setup
+	$(CARGO) test --locked --test hostile flood -- --ignored --nocapture
+
+# kill -9 at 200 random moments: the state always loads.
+kills: setup
+	$(CARGO) build --locked --release --bins
+	python3 tests/bench/kills.py
 
 MINUTES ?= 30
 soak:

@@ -33,6 +33,9 @@ const FIRST_FIX_PATIENCE: Nanos = Nanos::from_secs(8);
 const LAST_WORD: Nanos = Nanos::from_secs(2);
 /// Agreement of three operators for this long overrides date window and mark.
 const OVERRIDE_AFTER: Nanos = Nanos::from_secs(600);
+/// A frequency that is known no better than this (standard deviation) is not remembered: of any
+/// crystal one knows as much.
+const WORTH_KEEPING_PPM: f64 = 50.0;
 const DAY: Nanos = Nanos::from_secs(86_400);
 /// Growth of the guarantee between exchanges, when the frequency's bound says less (RFC 5905's PHI).
 const PHI: Ppm = Ppm::new(15.0);
@@ -406,10 +409,12 @@ impl Engine {
         &self.discipline.spent
     }
 
-    /// What was learned of the crystal, for the drift file.
+    /// What was learned of the crystal, for the drift file. What a few noisy seconds say does not
+    /// replace what was known before.
     #[must_use]
     pub fn memory(&self) -> Option<DriftMemory> {
-        self.estimator.memory().or_else(|| self.settings.memory.clone())
+        let learned = self.estimator.memory().filter(|m| m.sd_ppm < WORTH_KEEPING_PPM);
+        learned.or_else(|| self.settings.memory.clone())
     }
 
     /// The estimate at `at`, once there was a first fix.
@@ -559,8 +564,7 @@ impl Engine {
             s.void();
             s.hurry(now.raw);
         }
-        let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
-        self.estimator = timeline(memory.as_ref());
+        self.estimator = timeline(self.memory().as_ref());
         self.fixed = false;
         self.fixed_at = None;
         self.max_error = None;
@@ -833,8 +837,7 @@ impl Engine {
 
     /// A new timeline from the servers' recent samples; the crystal is still the same.
     fn restart_timeline(&mut self) {
-        let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
-        self.estimator = timeline(memory.as_ref());
+        self.estimator = timeline(self.memory().as_ref());
         self.selected.clear();
         self.shared = None;
         for id in 0..self.sources.len() {

@@ -65,6 +65,18 @@ pub struct KeptString {
 }
 
 impl KeptString {
+    /// Whether its numbers can be: a damaged file must not be worse than none.
+    fn is_sound(&self) -> bool {
+        // Seventy years, so that sums of a few stay in range.
+        let time = |ns: i64| (-(1 << 61)..1 << 61).contains(&ns);
+        let times = [self.utc_ns, self.utc_bound_ns, self.taken_ns].into_iter().flatten();
+        let arrivals = self.shots.iter().filter_map(|s| s.arrival);
+        let all = times.chain(arrivals).chain(self.frames.iter().map(|f| f.0));
+        all.chain([self.raw_ns, self.bound_ns, self.inside_ns]).all(time)
+            && (0..1 << 53).contains(&self.seq)
+            && self.interval_ms.is_none_or(f64::is_finite)
+    }
+
     /// From a dated string.
     #[must_use]
     pub fn new(seq: i64, id: &str, name: &str, boot: &str, s: &DatedString) -> Self {
@@ -174,6 +186,15 @@ pub struct Known {
     pub lag_ms: Option<(f64, f64, u32)>,
 }
 
+impl Known {
+    /// Whether its numbers can be of a timer.
+    fn is_sound(&self) -> bool {
+        let second = |ms: f64| ms.abs() <= 1e3;
+        self.d0_ms.is_none_or(|(d0, bound)| second(d0) && second(bound) && bound >= 0.0)
+            && self.lag_ms.is_none_or(|(lag, sd, _)| second(lag) && second(sd) && sd >= 0.0)
+    }
+}
+
 /// Everything kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
@@ -202,7 +223,9 @@ impl Kept {
             trouble: None,
         };
         kept.strings = kept.read(STRINGS).unwrap_or_default();
+        kept.strings.retain(KeptString::is_sound);
         kept.timers = kept.read(TIMERS).unwrap_or_default();
+        kept.timers.retain(|_, known| known.is_sound());
         kept
     }
 
@@ -327,6 +350,31 @@ mod tests {
         assert_eq!((again.strings.len(), again.next_seq()), (10, 26));
         let since = UtcTime::from_nanos(string(24).utc_ns.unwrap() + 660_000_000_000);
         assert_eq!(again.since(Some(since), 0).0.len(), 2 * 4);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let damaged = |n: i64, damage: fn(&mut KeptString)| {
+            let mut string = string(n);
+            damage(&mut string);
+            string
+        };
+        let strings = [
+            string(1),
+            damaged(2, |s| s.seq = i64::MAX),
+            damaged(3, |s| s.utc_ns = Some(i64::MAX)),
+            damaged(4, |s| s.shots[0].arrival = Some(i64::MIN)),
+        ];
+        let text = serde_json::to_string(&strings).unwrap();
+        std::fs::write(dir.path().join(STRINGS), text).unwrap();
+        let timers =
+            r#"{"a":{"d0_ms":[1e300,1],"lag_ms":null},"b":{"d0_ms":[38,4],"lag_ms":null}}"#;
+        std::fs::write(dir.path().join(TIMERS), timers).unwrap();
+        let kept = Kept::open(StateDir::open(dir.path()).ok(), 10);
+        assert_eq!((kept.strings.len(), kept.next_seq()), (1, 2));
+        assert_eq!(kept.timers.keys().collect::<Vec<_>>(), ["b"]);
+        assert!(!kept.since(None, 0).0.is_empty());
     }
 
     #[test]
