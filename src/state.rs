@@ -4,6 +4,7 @@
 use crate::config::Config;
 use crate::drift::{Alarm, AlertLimits, History};
 use crate::engine::View;
+use crate::engine::byhand::Word;
 use crate::units::{Nanos, RawTime, Reading, UtcTime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -140,6 +141,36 @@ pub struct HoldoverStatus {
     pub within_threshold_for_s: Option<f64>,
 }
 
+/// A timeline that somebody's word began, while no server is heard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ByHandStatus {
+    /// When it was said, ISO 8601 UTC.
+    pub since: String,
+    /// `set-time`, `phone` or `date` (somebody set the clock itself).
+    pub how: String,
+    /// Give or take when it was said, µs.
+    pub uncertainty_us: f64,
+}
+
+/// Time served to others.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServeStatus {
+    /// Addresses and ports.
+    pub listen: Vec<String>,
+    /// Stratum served now; `null`: no answers, since there is no time to serve.
+    pub stratum: Option<u8>,
+    /// Requests answered.
+    pub answered: u64,
+    /// Datagrams that are no client's request of 48 bytes.
+    pub malformed: u64,
+    /// Requests from networks that are not allowed.
+    pub strangers: u64,
+    /// Requests beyond an address's rate.
+    pub too_often: u64,
+    /// Requests that came while there was no time to serve.
+    pub no_time: u64,
+}
+
 /// The numbers of one moment. `null` is unknown, never zero, never NaN.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -217,6 +248,12 @@ pub struct Status {
     pub alert: Option<AlertStatus>,
     /// Holdover, if in it.
     pub holdover: Option<HoldoverStatus>,
+    /// Somebody's word that carries the time, if one does.
+    #[serde(default)]
+    pub by_hand: Option<ByHandStatus>,
+    /// Time served to others, if it is.
+    #[serde(default)]
+    pub serve: Option<ServeStatus>,
     /// Why frozen, if frozen.
     pub frozen: Option<String>,
     /// Who holds the clock still.
@@ -283,6 +320,8 @@ pub struct ClockSection {
     pub trouble: Option<String>,
     /// Another program steers this clock too.
     pub foreign_steering: bool,
+    /// Time served to others.
+    pub serve: Option<ServeStatus>,
     /// How long |offset| + bound stays within the alert threshold, from now on.
     pub good_for: Option<Nanos>,
 }
@@ -337,6 +376,8 @@ pub enum Request {
     Unlock(String),
     /// Correct the offset at once.
     Step,
+    /// Somebody says what time it is.
+    ByHand(Word),
     /// Forget history and sums.
     Reset,
     /// A new configuration.

@@ -296,6 +296,7 @@ fn the_status_without_network_reads_so() {
     for line in [
         "No network since 09:40 UTC; within 9 ms now, within 20 ms until about 13:10 UTC",
         "Clock    carried by its learned rate; quality good, within 9 ms",
+        "         holding over since 09:40 UTC, within ±20 ms for another 72 min",
         "         ? time.nist.gov        silent: no way there: network is unreachable",
         "Timers   none",
         "Alerts   drift since 11:50 UTC, at worst 21.4 ms: the clock may be 21 ms wrong; the limit is 20 ms",
@@ -689,6 +690,77 @@ fn a_simulated_daemon_answers_a_second_terminal_and_ends_within_a_second() {
     assert!(status.success());
     assert!(!socket.exists(), "the socket is gone");
     assert_eq!(code(&program(&socket, &["status"])), 1);
+}
+
+fn until(socket: &Path, sentence: &str, condition: impl Fn(&Value) -> bool) -> Value {
+    for _ in 0..200 {
+        let output = program(socket, &["status", "--json"]);
+        if let Ok(status) = serde_json::from_str::<Value>(&stdout(&output))
+            && condition(&status)
+        {
+            return status;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("never: {sentence}");
+}
+
+#[test]
+fn on_a_range_without_internet_people_set_the_time_and_it_is_dated_by_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("timesync.sock");
+    let config = folder.path().join("timesync.toml");
+    std::fs::write(&config, "[ntp]\nenabled = false\n").expect("written");
+    let child = Command::new(env!("CARGO_BIN_EXE_leadville-timesync"))
+        .args(["run", "--simulate", "--plain", "--config"])
+        .arg(&config)
+        .env("LEADVILLE_SOCKET", &socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the daemon starts");
+    let _daemon = Simulated(child);
+    until(&socket, "it starts", |s| s["v"] == 1);
+    assert_eq!(code(&program(&socket, &["stamp"])), 1, "nothing is known yet");
+    let output = program(&socket, &["set-time", "2019-11-22T09:00:05Z"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("that cannot be"), "{}", stderr(&output));
+    let output = program(&socket, &["set-time", "2027-05-01T09:00:00Z", "--uncertainty", "2s"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "the time is set by hand, within 2.0 s, until a server says better\n"
+    );
+    let status = until(&socket, "the word is in force", |s| s["by_hand"].is_object());
+    assert_eq!(status["by_hand"]["how"], "set-time");
+    assert_eq!(status["state"], "holdover");
+    assert_eq!((&status["settled"], &status["verified"]), (&json!(false), &json!(false)));
+    assert!(status["error_bound_us"].as_f64().expect("a bound") >= 2e6);
+    let said = stdout(&program(&socket, &["status"]));
+    assert!(said.starts_with("Time set by hand at 09:00 UTC; within 2.1 s now"), "{said}");
+    let stamped = stdout(&program(&socket, &["stamp"]));
+    assert!(stamped.starts_with("2027-05-01T09:00:"), "{stamped}");
+}
+
+#[test]
+fn servers_that_were_heard_are_not_overruled_by_a_word() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("timesync.sock");
+    let child = Command::new(env!("CARGO_BIN_EXE_leadville-timesync"))
+        .args(["run", "--simulate", "--plain"])
+        .env("LEADVILLE_SOCKET", &socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the daemon starts");
+    let _daemon = Simulated(child);
+    let status = until(&socket, "it synchronises", |s| s["state"] == "synchronised");
+    assert!(status["by_hand"].is_null());
+    let output = program(&socket, &["set-time", "2027-05-01T09:00:00Z"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("gives way to them"), "{}", stderr(&output));
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub fn text(status: &Status, paint: Paint) -> String {
     for text in server_lines(&status.servers, paint) {
         line(headed(paint, "", &text));
     }
+    if let Some(serve) = &status.serve {
+        line(headed(paint, "Serving", &serve_line(serve)));
+    }
     let timers: Vec<String> = status.timers.iter().map(timer_line).collect();
     section(&mut line, paint, "Timers", &timers, "none");
     let alerts: Vec<String> =
@@ -70,6 +73,7 @@ fn clock_lines(status: &Status) -> Vec<String> {
         SyncPhase::Unsynchronised => "not in sync",
         SyncPhase::Synchronised if status.verified => "in sync, verified",
         SyncPhase::Synchronised => "in sync, not verified",
+        SyncPhase::Holdover if status.by_hand.is_some() => "told by a person",
         SyncPhase::Holdover => "carried by its learned rate",
         SyncPhase::Frozen => "frozen",
     }
@@ -113,6 +117,14 @@ fn clock_lines(status: &Status) -> Vec<String> {
         None => fourth.push_str("; never measured"),
     }
     lines.push(fourth);
+    if let Some(holdover) = status.holdover.as_ref().filter(|_| status.by_hand.is_none()) {
+        let limit = at_most(status.drift_threshold_ms * 1e3);
+        let until = match holdover.within_threshold_for_s {
+            Some(s) => format!("within ±{limit} for another {}", span(s)),
+            None => format!("no longer within ±{limit}"),
+        };
+        lines.push(format!("holding over since {}, {until}", clock(&holdover.since)));
+    }
     if status.leap != 0 {
         let what = if status.leap > 0 { "inserted" } else { "left out" };
         lines.push(format!("a leap second will be {what} at the end of today (UTC)"));
@@ -171,6 +183,17 @@ fn server_line(server: &ServerStatus, widest: usize, paint: Paint) -> String {
         paint.on(Tone::Quiet, &format!(" ({})", figures.join(", ")))
     };
     format!("{mark} {name}  {said}{figures}")
+}
+
+fn serve_line(serve: &crate::state::ServeStatus) -> String {
+    let what = match serve.stratum {
+        Some(stratum) if stratum >= 10 => format!("stratum {stratum}, which no server confirmed"),
+        Some(stratum) => format!("stratum {stratum}"),
+        None => "silent, since there is no time to serve".into(),
+    };
+    let refused = serve.malformed + serve.strangers + serve.too_often + serve.no_time;
+    let refused = if refused == 0 { String::new() } else { format!(", {refused} not answered") };
+    format!("on {}: {what}; {} answered{refused}", serve.listen.join(", "), serve.answered)
 }
 
 fn alert_line(alert: &crate::state::AlertStatus) -> String {

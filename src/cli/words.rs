@@ -1,5 +1,5 @@
 //! The state in words: the verdict, and figures as people read them. Pure.
-use crate::state::{Quality, Role, Status, SyncPhase};
+use crate::state::{ByHandStatus, Quality, Role, Status, SyncPhase};
 use crate::units::{Nanos, UtcTime};
 use serde_json::Value;
 
@@ -8,7 +8,10 @@ use serde_json::Value;
 pub fn verdict(status: &Status) -> String {
     let clock = match status.state {
         SyncPhase::Frozen => frozen(status),
-        SyncPhase::Holdover => holdover(status),
+        SyncPhase::Holdover => match &status.by_hand {
+            Some(said) => by_hand(status, said),
+            None => holdover(status),
+        },
         SyncPhase::Synchronised => synchronised(status),
         SyncPhase::Starting => format!("Starting: {}", nobody(status)),
         SyncPhase::Restored => format!(
@@ -26,6 +29,26 @@ pub fn verdict(status: &Status) -> String {
 fn frozen(status: &Status) -> String {
     let why = status.frozen.as_deref().unwrap_or("what was heard makes no sense");
     format!("Frozen, nothing is corrected: {why}")
+}
+
+/// No server yet: somebody's word carries the time.
+fn by_hand(status: &Status, said: &ByHandStatus) -> String {
+    let how = match said.how.as_str() {
+        "phone" => "taken from a phone",
+        "neighbour" => "taken from another computer of the range",
+        "date" => "set by another program or person",
+        _ => "set by hand",
+    };
+    let within = match within_us(status) {
+        Some(us) => format!("within {} now", at_most(us)),
+        None => "how far off is unknown".into(),
+    };
+    let servers = if !status.ntp_enabled || status.servers.is_empty() {
+        "no server is asked"
+    } else {
+        "no server has confirmed it"
+    };
+    format!("Time {how} at {}; {within}, {servers}", clock(&said.since))
 }
 
 fn holdover(status: &Status) -> String {

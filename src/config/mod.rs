@@ -61,6 +61,8 @@ pub struct Config {
     pub timer: Vec<Timer>,
     /// The simulated timer of `run --simulate`.
     pub simulation: Simulation,
+    /// A receiver of its own.
+    pub gps: Gps,
     /// Serving time to the range.
     pub serve: Serve,
     /// The web page.
@@ -324,6 +326,20 @@ pub enum Mode {
     CustomSequence,
 }
 
+/// `[gps]`: a receiver of its own, through gpsd.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gps {
+    /// The socket that gpsd writes to, an absolute path; empty: none.
+    #[serde(deserialize_with = "value::optional_path")]
+    pub sock: PathBuf,
+    /// What its seconds are worth, 1 µs..1 s.
+    #[serde(deserialize_with = "span::<_, { US }, { S }>")]
+    pub uncertainty: Nanos,
+    /// Its word alone makes the time *verified*.
+    pub trust: bool,
+}
+
 /// `[serve]`: serving time to the range.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -483,6 +499,12 @@ impl Default for Simulation {
             custom_sequence: Vec::new(),
             string_interval: Nanos::new(30 * S),
         }
+    }
+}
+
+impl Default for Gps {
+    fn default() -> Self {
+        Self { sock: PathBuf::new(), uncertainty: Nanos::new(MS), trust: false }
     }
 }
 

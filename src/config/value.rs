@@ -220,6 +220,16 @@ pub fn absolute_path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::E
     }
 }
 
+/// The same, or nothing.
+pub fn optional_path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    let text = from.deserialize_str(Text("a path in quotes"))?;
+    if text.is_empty() || (text.starts_with('/') && !text.contains('\0')) {
+        Ok(text.into())
+    } else {
+        Err(Error::custom(format!("\"{text}\" must be an absolute path (beginning with /)")))
+    }
+}
+
 /// Six bytes in hexadecimal with colons, made capitals; or nothing.
 pub fn bluetooth_address<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let text = from.deserialize_str(Text("a Bluetooth address such as \"60:09:C3:00:00:01\""))?;

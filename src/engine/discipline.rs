@@ -288,6 +288,12 @@ impl Discipline {
         self.spent.clear();
     }
 
+    /// Nobody has set the clock without it being judged yet.
+    #[must_use]
+    pub fn undisturbed(&self) -> bool {
+        self.undo.is_none()
+    }
+
     /// The next correction may be a step.
     pub fn allow_step(&mut self, now: RawTime) {
         self.allowed = Some(now);
@@ -367,7 +373,7 @@ impl Discipline {
             // Left for the caller: only insistence moves the clock this far.
             return match self.insist(now, offset, offset, verified) {
                 Ok(()) => {
-                    self.step(now, offset, true, out);
+                    self.step(now, offset, true, "correcting a jump", out);
                     self.tune(wanted, out);
                     None
                 }
@@ -378,7 +384,8 @@ impl Discipline {
         self.tune(wanted, out);
         if step {
             let charged = self.settled && undo.is_none();
-            self.step(now, offset, charged, out);
+            let why = if self.settled { "correcting a jump" } else { "first synchronisation" };
+            self.step(now, offset, charged, why, out);
         } else {
             self.slew(now, offset, out);
         }
@@ -395,8 +402,23 @@ impl Discipline {
         }
     }
 
-    fn step(&mut self, now: Reading, offset: Nanos, charged: bool, out: &mut Vec<Output>) {
-        let why = if self.settled { "correcting a jump" } else { "first synchronisation" };
+    /// Sets a clock that is not settled yet to what somebody said; it stays unsettled.
+    pub fn set_by_hand(&mut self, now: Reading, offset: Nanos, out: &mut Vec<Output>) {
+        if offset.abs() > self.limits.step_above {
+            self.step(now, offset, false, "set by hand", out);
+        } else if !self.locked() {
+            self.slew(now, offset, out);
+        }
+    }
+
+    fn step(
+        &mut self,
+        now: Reading,
+        offset: Nanos,
+        charged: bool,
+        why: &'static str,
+        out: &mut Vec<Output>,
+    ) {
         if charged {
             let at_s = now.utc.as_nanos().div_euclid(1_000_000_000);
             self.spent.push(Spent { at_s, span_ns: offset.abs().get() });

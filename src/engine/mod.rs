@@ -5,15 +5,19 @@
 //!
 //! Samples live on the raw timeline, which nobody steers; a correction never falsifies them.
 //! What may be done to the clock when is the table in [`discipline`].
+pub mod byhand;
 pub mod discipline;
 pub mod estimator;
 pub mod packet;
+pub mod refclock;
 pub mod select;
+pub mod serve;
 pub mod source;
 #[cfg(test)]
 mod tests;
 
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
+use byhand::{ByHand, How, Word};
 use discipline::{Correction, Discipline, KernelStatus, Leap, Refusal};
 use estimator::{DriftMemory, Estimate, Estimator};
 use packet::{Bogus, Exchange, Rejected, Why};
@@ -25,6 +29,9 @@ pub type ServerId = usize;
 
 /// Nothing usable for that many poll intervals is holdover.
 const HOLDOVER_POLLS: i64 = 3;
+/// A neighbour is asked so often until so many answers: agreement within a minute, and before the
+/// crystal is known.
+const NEARBY: [(u64, Nanos); 2] = [(24, Nanos::from_secs(2)), (64, Nanos::from_secs(8))];
 /// Contradictory servers are asked again this soon.
 const QUARREL_POLL: Nanos = Nanos::from_secs(32);
 /// Time for several servers to answer before one alone is believed.
@@ -90,6 +97,10 @@ pub enum Input<'a> {
     Unlock(&'a str),
     /// The operator wants the offset gone at once.
     Step,
+    /// Somebody says what time it is.
+    ByHand(&'a Word),
+    /// A clock beside us has spoken.
+    Reference(ServerId, &'a refclock::Reference),
     /// Forget the history of corrections.
     Reset,
     /// The processor's temperature, °C.
@@ -131,6 +142,15 @@ pub enum Event {
     Stepped(Nanos, &'static str),
     /// The clock was set by somebody else.
     ForeignStep(Nanos),
+    /// The timeline begins with somebody's word.
+    ByHand {
+        /// How it came.
+        how: How,
+        /// True − ours, as it was said.
+        offset: Nanos,
+        /// Give or take.
+        bound: Nanos,
+    },
     /// A reply is not used.
     Dropped(ServerId, Rejected),
     /// A server stopped answering.
@@ -198,6 +218,8 @@ pub struct View {
     pub steps: u64,
     /// How long ago the first fix was.
     pub fixed_for: Option<Nanos>,
+    /// Somebody's word that carries the timeline, until servers are heard.
+    pub by_hand: Option<ByHand>,
 }
 
 /// The whole of the daemon's judgement on the clock.
@@ -211,6 +233,16 @@ pub struct Engine {
     why: Option<String>,
     verified: bool,
     fixed: bool,
+    by_hand: Option<ByHand>,
+    /// How far the used sources are from UTC, when no server has confirmed their time.
+    unconfirmed: Option<Nanos>,
+    /// What of the used sources' word no statistics can see.
+    doubt: Nanos,
+    lineage: Option<serve::Lineage>,
+    /// From whom the first fix was, if it named us, and when.
+    reborn: Option<(ServerId, RawTime)>,
+    /// A time that no server has confirmed is served too.
+    local: bool,
     selected: Vec<ServerId>,
     last_used: Option<RawTime>,
     max_error: Option<(RawTime, Nanos)>,
@@ -249,6 +281,12 @@ impl Engine {
             why: None,
             verified: false,
             fixed: false,
+            by_hand: None,
+            unconfirmed: None,
+            doubt: Nanos::ZERO,
+            lineage: None,
+            reborn: None,
+            local: false,
             selected: Vec::new(),
             last_used: None,
             max_error: None,
@@ -365,6 +403,8 @@ impl Engine {
                 self.steer(now);
             }
             Input::Step => self.operator_step(now),
+            Input::Reference(id, heard) => self.refer(now, id, heard),
+            Input::ByHand(word) => self.take_word(now, word),
             Input::Reset => self.discipline.reset_totals(),
             Input::Temperature(celsius) => self.estimator.temperature(now.raw, celsius),
             Input::Steering(allowed) => self.steer = allowed && self.settings.steer,
@@ -381,8 +421,11 @@ impl Engine {
     /// When to feed [`Input::Tick`], if nothing happens before.
     #[must_use]
     pub fn next_tick(&self) -> Option<RawTime> {
-        let polls =
-            self.sources.iter().filter(|s| s.asked.is_none() && !s.retired).map(|s| s.next_poll);
+        let polls = self
+            .sources
+            .iter()
+            .filter(|s| s.asked.is_none() && !s.retired && !s.spec.passive)
+            .map(|s| s.next_poll);
         let locks = self.discipline.locks.iter().map(|l| l.until);
         let waits = [(!self.heard_out, LAST_WORD), (!self.waited, FIRST_FIX_PATIENCE)];
         let waits = waits.into_iter().filter(|(open, _)| *open && !self.fixed);
@@ -417,10 +460,16 @@ impl Engine {
         learned.or_else(|| self.settings.memory.clone())
     }
 
-    /// The estimate at `at`, once there was a first fix.
+    /// The estimate at `at`, once there was a first fix or somebody's word.
     #[must_use]
     pub fn estimate(&self, at: RawTime) -> Option<Estimate> {
-        self.fixed.then(|| self.believed(at)).flatten()
+        if !self.fixed {
+            return self.by_hand_estimate(at);
+        }
+        let mut estimate = self.believed(at)?;
+        // Agreement with a neighbour is not yet UTC.
+        estimate.bound = estimate.bound + self.doubt;
+        Some(estimate)
     }
 
     /// The estimate, kept within what the used servers guarantee: however likely the estimator
@@ -459,6 +508,7 @@ impl Engine {
             corrected: self.discipline.corrected,
             steps: self.discipline.steps,
             fixed_for: self.fixed_at.map(|t| now.raw - t),
+            by_hand: self.by_hand(),
         }
     }
 
@@ -467,6 +517,9 @@ impl Engine {
     }
 
     fn max_error_at(&self, now: RawTime, estimate: &Estimate) -> Option<Nanos> {
+        if !self.fixed {
+            return Some(estimate.bound);
+        }
         let (at, error) = self.max_error?;
         let growth = Ppm::new(estimate.frequency_bound.get().max(PHI.get()));
         Some((error + growth.over(now - at)).max(estimate.bound))
@@ -483,6 +536,7 @@ impl Engine {
             for s in &mut self.sources {
                 s.hurry(now.raw);
             }
+            self.take_date(now);
         }
     }
 
@@ -517,7 +571,7 @@ impl Engine {
             earliest: built - DAY,
             latest: built + years(20),
             mark: self.settings.mark,
-            own: &self.own,
+            own: if self.gave_time(id, now.raw) { &self.own } else { &[] },
         };
         self.sources[id].count_bogus(exchange.bogus);
         match self.sources[id].read(exchange, &rules) {
@@ -527,6 +581,18 @@ impl Engine {
                 self.despair_of_dates(now, id);
             }
             Ok(sample) => {
+                if let Some((_, reply)) = self.sources[id].last
+                    && self.declines(now, id, &reply)
+                {
+                    self.sources[id].idle("no server has confirmed its time, and ours is as good");
+                    self.plan(now, id);
+                    return;
+                }
+                if self.unconfirmed.is_some() && !self.is_local(id) {
+                    self.sources[id].void();
+                    self.give_way(now);
+                }
+                self.heed_new_timeline(id, &sample);
                 let (f, fb) = self.frequency(now.raw);
                 let was_silent = self.sources[id].silent() >= 3;
                 self.sources[id].keep(sample, f, fb);
@@ -541,7 +607,12 @@ impl Engine {
 
     fn refuse(&mut self, now: Reading, id: ServerId, why: Rejected) {
         self.sources[id].refuse(why, now.raw);
-        self.tell(Event::Dropped(id, why));
+        if why == Rejected::Loop {
+            self.drop_echo(id);
+        }
+        if !self.expected(id, why) {
+            self.tell(Event::Dropped(id, why));
+        }
         self.plan(now, id);
     }
 
@@ -566,6 +637,8 @@ impl Engine {
         }
         self.estimator = timeline(self.memory().as_ref());
         self.fixed = false;
+        self.by_hand = None;
+        (self.unconfirmed, self.lineage, self.doubt) = (None, None, Nanos::ZERO);
         self.fixed_at = None;
         self.max_error = None;
         self.shared = None;
@@ -591,7 +664,15 @@ impl Engine {
         let leap_near = self.leap_seen.is_some_and(|at| now - at < DAY);
         let mut out = Vec::with_capacity(self.sources.len());
         let mut seen: Vec<([u8; 4], u64, Nanos, u8)> = Vec::new();
+        let confirmed = (0..self.sources.len()).any(|i| {
+            self.sources[i].reach != 0 && self.sources[i].sample_count() > 0 && !self.is_local(i)
+        });
         for id in 0..self.sources.len() {
+            if confirmed && self.is_local(id) {
+                self.sources[id].standing =
+                    Standing::Unused("no server has confirmed its time".into());
+                continue;
+            }
             let s = &self.sources[id];
             if s.reach == 0 {
                 continue;
@@ -613,6 +694,16 @@ impl Engine {
                 seen.push(key);
             }
             out.push(interval);
+        }
+        if let Some(best) = out.iter().map(|i| i.half).min() {
+            out.retain(|i| {
+                let echo = self.echoes(i.server, best);
+                if echo {
+                    let why = "is itself far from its reference, and others are not";
+                    self.sources[i.server].standing = Standing::Unused(why.into());
+                }
+                !echo
+            });
         }
         out
     }
@@ -669,6 +760,7 @@ impl Engine {
         }
         self.verified = self.selected.iter().any(|&i| self.sources[i].spec.trust)
             || self.operators(&self.selected) >= 2;
+        self.confirm();
     }
 
     fn operators(&self, ids: &[ServerId]) -> usize {
@@ -709,6 +801,7 @@ impl Engine {
         }
         self.fixed = true;
         self.use_sample(now, id);
+        self.note_birth(now.raw);
     }
 
     /// A usable sample of a used server: measure, correct, publish.
@@ -716,6 +809,8 @@ impl Engine {
         let Some(estimate) = self.believed(now.raw) else { return };
         let offset = estimate.truth - now.utc_minus_raw();
         self.last_used = Some(now.raw);
+        self.by_hand = None;
+        self.trace();
         self.remember_max_error(now.raw);
         self.leap_vote(now.raw, &estimate);
         self.tell(Event::Sync {
@@ -804,7 +899,7 @@ impl Engine {
             self.publish(now);
         } else {
             self.estimator.select(&[]);
-            self.enter(Phase::Unsynchronised, Some(why));
+            self.at_a_loss(why);
         }
     }
 
@@ -909,7 +1004,7 @@ impl Engine {
             self.freeze(refusal);
             self.publish(now);
         } else {
-            self.enter(Phase::Unsynchronised, Some(refusal.to_string()));
+            self.at_a_loss(refusal.to_string());
         }
     }
 
@@ -918,6 +1013,7 @@ impl Engine {
     /// Corrects between samples, as when a lock ends.
     fn steer(&mut self, now: Reading) {
         if self.phase != Phase::Frozen
+            && self.fixed
             && let Some(refusal) = self.correct(now)
         {
             self.freeze(refusal);
@@ -931,12 +1027,17 @@ impl Engine {
         if self.leaping(now.raw) {
             return None;
         }
-        if !self.steer {
+        let settled = self.discipline.settled;
+        let refusal = if self.steer {
+            self.discipline.decide(now, &estimate, offset, self.verified, &mut self.outputs)
+        } else {
             self.discipline.settled = true;
             self.discipline.insisted = None;
-            return None;
-        }
-        self.discipline.decide(now, &estimate, offset, self.verified, &mut self.outputs)
+            None
+        };
+        // Who follows a neighbour that has no UTC itself still waits for the first fix.
+        self.discipline.settled = settled || self.discipline.settled && self.unconfirmed.is_none();
+        refusal
     }
 
     /// Stops steering, and says why once.
@@ -984,6 +1085,10 @@ impl Engine {
                 self.enter(Phase::Holdover, None);
             }
         }
+        if self.phase == Phase::Holdover && self.discipline.undisturbed() {
+            // The crystal is foreseen to change: without this the clock leaves the estimate.
+            self.steer(now);
+        }
         if matches!(self.phase, Phase::Holdover | Phase::Frozen) {
             self.publish(now);
         }
@@ -1012,6 +1117,10 @@ impl Engine {
         } else {
             self.estimator.wanted_poll(now.raw, base)
         };
+        // On our own network the rules of courtesy are ours.
+        let s = &self.sources[id];
+        let nearby = NEARBY.iter().find(|(n, _)| s.spec.nearby && s.replies < *n);
+        let wanted = nearby.map_or(wanted, |(_, most)| wanted.min(*most));
         self.interval = wanted.max(base);
         let wanted = self.jittered(wanted);
         self.sources[id].plan(now.raw, wanted);

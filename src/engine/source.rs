@@ -12,6 +12,9 @@ const RECENT: usize = 8;
 pub const SPACING: Nanos = Nanos::from_secs(4);
 /// On our own machine and network the rule is ours.
 pub const SPACING_NEARBY: Nanos = Nanos::from_secs(1);
+/// A neighbour without UTC says so by its root distance: up to RFC 5905's MAXDISP, as it grew in
+/// weeks.
+const MAX_ROOT_DISTANCE_NEARBY: Nanos = Nanos::from_secs(100);
 /// Requests at this spacing until the first fix.
 const EAGER_REQUESTS: u32 = 4;
 
@@ -28,6 +31,8 @@ pub struct ServerSpec {
     pub smeared: bool,
     /// On this machine or its own network, and written as an address.
     pub nearby: bool,
+    /// Speaks by itself and is never asked, as a GPS receiver does.
+    pub passive: bool,
 }
 
 /// What a source's last word was worth.
@@ -86,9 +91,9 @@ impl Source {
     #[must_use]
     pub fn new(spec: ServerSpec, now: RawTime) -> Self {
         Self {
+            next_poll: if spec.passive { RawTime::from_nanos(i64::MAX) } else { now },
             spec,
             retired: false,
-            next_poll: now,
             asked: None,
             last_asked: None,
             reach: 0,
@@ -158,7 +163,8 @@ impl Source {
 
     /// Asks as soon as the spacing allows.
     pub fn hurry(&mut self, now: RawTime) {
-        if self.asked.is_some() || self.resting_until.is_some_and(|t| t > now) {
+        if self.spec.passive || self.asked.is_some() || self.resting_until.is_some_and(|t| t > now)
+        {
             return;
         }
         let earliest = self.last_asked.map_or(now, |t| t + self.spacing().max(self.floor));
@@ -175,6 +181,9 @@ impl Source {
 
     /// Plans the next request, never sooner than courtesy allows.
     pub fn plan(&mut self, now: RawTime, wanted: Nanos) {
+        if self.spec.passive {
+            return;
+        }
         let last = self.last_asked.unwrap_or(now);
         self.next_poll = last + wanted.max(self.spacing()).max(self.floor);
         if let Some(rest) = self.resting_until {
@@ -240,7 +249,16 @@ impl Source {
     /// # Errors
     /// Why it is not used.
     pub fn read(&mut self, exchange: &Exchange, rules: &Rules<'_>) -> Result<Sample, Rejected> {
-        let reply = packet::parse(&exchange.packet, rules.around)?;
+        let reply = if self.spec.nearby {
+            packet::parse_within(&exchange.packet, rules.around, MAX_ROOT_DISTANCE_NEARBY)?
+        } else {
+            packet::parse(&exchange.packet, rules.around)?
+        };
+        if reply.stratum < super::serve::LOCAL_STRATUM
+            && reply.root_distance() >= packet::MAX_ROOT_DISTANCE
+        {
+            return Err(Rejected::RootDistance);
+        }
         let round_trip = exchange.received - exchange.sent;
         let delay = round_trip - (reply.t3 - reply.t2);
         if delay < -reply.resolution() {
@@ -302,6 +320,15 @@ impl Source {
             self.samples.pop_front();
         }
         self.samples.push_back(sample);
+    }
+
+    /// Answered, and not used for a reason that is nobody's fault.
+    pub fn idle(&mut self, why: &str) {
+        self.asked = None;
+        self.silent = 0;
+        self.replies += 1;
+        self.samples.clear();
+        self.standing = Standing::Unused(why.to_owned());
     }
 
     /// The name of every instant changed by this much, as at a leap second.

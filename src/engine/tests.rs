@@ -3,6 +3,8 @@ use super::discipline::Correction;
 use super::packet::{LEN, ntp};
 use super::*;
 
+mod byhand;
+
 /// A clock that does what it is told, and servers that are right unless told otherwise.
 struct Bench {
     engine: Engine,

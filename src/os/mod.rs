@@ -2,6 +2,7 @@
 pub mod bluez;
 pub mod clock;
 pub mod control;
+pub mod gps;
 pub mod heap;
 pub mod journal;
 pub mod led;
@@ -9,6 +10,7 @@ pub mod netlink;
 pub mod notify;
 pub mod ntp;
 pub mod resolve;
+pub mod serve;
 pub mod signals;
 pub mod store;
 pub mod thermal;

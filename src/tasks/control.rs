@@ -1,9 +1,11 @@
 //! The control socket: one JSON object per line each way. Nothing a client does disturbs the clock.
 use crate::engine::Phase;
+use crate::engine::byhand::{How, Word};
 use crate::os::control::{Connection, Listener};
 use crate::os::{clock, heap};
 use crate::state::{
-    AlertStatus, Answer, HoldoverStatus, PROTOCOL, Quality, Request, Shared, Status, SyncPhase,
+    AlertStatus, Answer, ByHandStatus, HoldoverStatus, PROTOCOL, Quality, Request, Shared, Status,
+    SyncPhase,
 };
 use crate::units::{Nanos, RawTime, UtcTime};
 use serde_json::{Map, Value, json};
@@ -208,7 +210,7 @@ impl Desk {
         ];
         if !known.contains(&verb) {
             let hint = "status, sources, history, record, subscribe, stamp, sync-now, lock, unlock, step, \
-                        reset, timer-events, timer-scan, timer-send, timer-calibrate";
+                        reset, set-time, timer-events, timer-scan, timer-send, timer-calibrate";
             return refusal(&format!("unknown request \"{verb}\""), Some(hint));
         }
         if !may_change {
@@ -235,7 +237,7 @@ impl Desk {
                 let answer = self.shared.ask(Request::Reset).await;
                 answered(answer, "history and sums are empty; the clock runs on as it is")
             }
-            "set-time" => refusal("setting the time by hand is not built yet", None),
+            "set-time" => self.set_time(request).await,
             _ => self.timers(verb, request).await,
         }
     }
@@ -292,14 +294,62 @@ impl Desk {
         answered(answer, "the clock is held still: no step, no slew")
     }
 
-    async fn stamp(&self, request: &Map<String, Value>) -> Value {
-        let number = |key: &str| request.get(key).and_then(Value::as_i64);
+    /// Somebody's word: `utc` and `uncertainty_s`; `how` is `set-time` or `phone`; with
+    /// `monotonic_ns` the word is of that instant, else of now.
+    async fn set_time(&self, request: &Map<String, Value>) -> Value {
+        let Some(utc) = request.get("utc").and_then(Value::as_str).and_then(UtcTime::from_iso)
+        else {
+            return refusal("utc is a time such as 2026-11-22T09:00:05Z", None);
+        };
+        let uncertainty = match request.get("uncertainty_s") {
+            None | Some(Value::Null) => 2.0,
+            Some(value) => match value.as_f64() {
+                Some(s) if s > 0.0 && s <= 3_600.0 => s,
+                _ => {
+                    return refusal("uncertainty_s is a number of seconds, up to an hour", None);
+                }
+            },
+        };
+        let how = match request.get("how").and_then(Value::as_str) {
+            None | Some("set-time") => How::Typed,
+            Some("phone") => How::Phone,
+            Some(_) => return refusal("how is set-time or phone", None),
+        };
+        let raw_now = self.raw_now();
+        let at = match request.get("monotonic_ns") {
+            None | Some(Value::Null) => raw_now,
+            Some(value) => {
+                let age = value.as_i64().map(|m| clock::monotonic_now().saturating_sub(m));
+                match age.filter(|age| (0..60_000_000_000).contains(age)) {
+                    Some(age) => raw_now - age,
+                    None => return refusal("monotonic_ns is an instant of the last minute", None),
+                }
+            }
+        };
+        let uncertainty = Nanos::from_secs_f64(uncertainty);
+        let word = Word { utc, at: RawTime::from_nanos(at), uncertainty, how };
+        match self.shared.ask(Request::ByHand(word)).await {
+            Answer::Refused(why) => refusal(&why, None),
+            _ => done(format!(
+                "the time is {}, within {}, until a server says better",
+                how.words(),
+                crate::cli::words::at_most(uncertainty.as_micros_f64())
+            )),
+        }
+    }
+
+    /// The raw clock now, ns; in the simulated world it is the simulated one.
+    fn raw_now(&self) -> i64 {
         let (now, monotonic) = (clock::raw_now().as_nanos(), clock::monotonic_now());
-        // In the simulated world the raw clock is the simulated one.
         let raw_now = self.shared.read(|s| {
             s.clock.as_ref().map(|c| c.reading.raw.as_nanos() + (monotonic - c.monotonic_ns))
         });
-        let raw_now = raw_now.filter(|r| (r - now).abs() > 1_000_000_000).unwrap_or(now);
+        raw_now.filter(|r| (r - now).abs() > 1_000_000_000).unwrap_or(now)
+    }
+
+    async fn stamp(&self, request: &Map<String, Value>) -> Value {
+        let number = |key: &str| request.get(key).and_then(Value::as_i64);
+        let (raw_now, monotonic) = (self.raw_now(), clock::monotonic_now());
         let raw = match (number("raw_ns"), number("monotonic_ns")) {
             (Some(raw), None) => raw,
             // Both count seconds; the monotonic one is slewed with the clock, by far less than
@@ -381,6 +431,12 @@ impl Desk {
                 status.locks.clone_from(&clock.locks);
                 status.servers.clone_from(&clock.servers);
                 status.packets = clock.packets;
+                status.serve.clone_from(&clock.serve);
+                status.by_hand = view.by_hand.map(|said| ByHandStatus {
+                    since: (true_now - (now.raw - said.at)).iso(0),
+                    how: said.how.name().into(),
+                    uncertainty_us: said.bound.as_micros_f64(),
+                });
                 status.frozen = (view.phase == Phase::Frozen).then(|| view.why.clone()).flatten();
                 status.holdover = (view.phase == Phase::Holdover)
                     .then(|| {

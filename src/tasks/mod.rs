@@ -4,6 +4,7 @@ pub mod control;
 pub mod memory;
 pub mod monitor;
 pub mod resync;
+pub mod serve;
 pub mod servers;
 pub mod tell;
 pub mod world;
@@ -75,11 +76,15 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         && std::io::IsTerminal::is_terminal(&std::io::stdout());
     heap::be_frugal();
     journal::init(level(&config, live));
+    // Before the program takes descriptors of its own.
+    let given = crate::os::serve::ServerSocket::given();
     let runtime = signals::hold().and_then(|()| {
         let mut plan = tokio::runtime::Builder::new_current_thread();
         // Room for a thousand events at once would be 12 kB.
         plan.enable_all().max_io_events_per_tick(64).build()
     });
+    // After the signals are held: its threads must not catch them.
+    let server = serve::Server::start(&config.serve, given);
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -88,7 +93,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         }
     };
     let local = LocalSet::new();
-    let code = local.block_on(&runtime, daemon(config, options, live));
+    let code = local.block_on(&runtime, daemon(config, options, live, server));
     drop(local);
     // Lookups that hang in the resolver must not hold up a stop.
     runtime.shutdown_background();
@@ -107,9 +112,11 @@ fn prepare(mut config: Config, options: &Options) -> (Config, World, Option<Stri
                 config.ntp.sync_interval = Nanos::from_secs(16);
             }
             let names = ["one.simulated", "two.simulated", "liar.simulated", "lossy.simulated"];
-            config.ntp.servers =
-                names.iter().filter_map(|n| crate::config::ServerEntry::named(n).ok()).collect();
-            config.ntp.enabled = true;
+            // Without servers it is a range without internet, where people say the time.
+            if config.ntp.enabled {
+                let named = |n: &&str| crate::config::ServerEntry::named(n).ok();
+                config.ntp.servers = names.iter().filter_map(named).collect();
+            }
             let scenario =
                 sim::scenario("S5").unwrap_or_else(|| unreachable!("S5 is in the table"));
             (config, World::simulated(scenario, simulate.seed), None)
@@ -117,7 +124,12 @@ fn prepare(mut config: Config, options: &Options) -> (Config, World, Option<Stri
     }
 }
 
-async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
+async fn daemon(
+    config: Config,
+    options: Options,
+    live: bool,
+    server: Option<serve::Server>,
+) -> ExitCode {
     let started = clock::monotonic_now();
     let (config, world, steering_why) = prepare(config, &options);
     let simulated = options.simulate.is_some();
@@ -190,7 +202,7 @@ async fn daemon(config: Config, options: Options, live: bool) -> ExitCode {
     };
     // A simulated clock has no business with the board's light.
     let led = if simulated { String::new() } else { config.led.clone() };
-    let resync = Resync::new(config, world, steering_why, memory, shared.clone());
+    let resync = Resync::new(config, world, steering_why, memory, shared.clone(), server);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(resync.run(inbox, stop.clone()));
     tasks.spawn_local(monitor::run(shared.clone(), recorder, led, stop.clone()));

@@ -1,12 +1,16 @@
 //! The resync task: reads, asks the engine, does what it says, waits.
 use super::memory::Memory;
+use super::serve::Server;
 use super::servers::{Change, Servers};
 use super::tell::{Teller, stamp};
 use super::world::World;
 use crate::config::{Config, ServerEntry};
 use crate::engine::packet::{Bogus, Exchange, Rejected, Why};
-use crate::engine::source::Standing;
+use crate::engine::refclock::{self, Gatherer};
+use crate::engine::serve::{Reference, Service, reference_id};
+use crate::engine::source::{ServerSpec, Standing};
 use crate::engine::{Engine, Event, Input, Output, Phase, ServerId, Settings, discipline};
+use crate::os::gps::Seconds;
 use crate::os::journal::{self, message_id};
 use crate::os::netlink::NetworkWatch;
 use crate::os::resolve::{self, ResolveError};
@@ -14,8 +18,8 @@ use crate::os::store::Durability;
 use crate::os::wake::Woken;
 use crate::os::{clock, heap, notify};
 use crate::state::{
-    Answer, Asked, ClockSection, LockStatus, Measurement, Quality, Request, Role, ServerStatus,
-    Shared, Stamp,
+    Answer, Asked, ClockSection, LockStatus, Measurement, Quality, Request, Role, ServeStatus,
+    ServerStatus, Shared, Stamp,
 };
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
 use serde_json::json;
@@ -78,6 +82,8 @@ pub struct Resync {
     heap_due: RawTime,
     foreign_frequencies: u32,
     told: Ppm,
+    server: Option<Server>,
+    gps: Option<Gps>,
 }
 
 fn limits(config: &Config) -> discipline::Limits {
@@ -100,6 +106,7 @@ impl Resync {
         steering_why: Option<String>,
         mut memory: Memory,
         shared: Shared,
+        server: Option<Server>,
     ) -> Self {
         let kept = memory.kept(BUILT);
         let settled = memory.settled();
@@ -110,7 +117,16 @@ impl Resync {
         let restored = !settled && restore(&mut world, &memory);
         let now = world.read();
         let configured: &[ServerEntry] = if config.ntp.enabled { &config.ntp.servers } else { &[] };
-        let (servers, specs) = Servers::new(configured, memory.addresses(), now.raw);
+        let (mut servers, mut specs) = Servers::new(configured, memory.addresses(), now.raw);
+        let gps = match &world {
+            World::Real(_) => Gps::open(&config.gps, specs.len()),
+            World::Simulated(_) => None,
+        };
+        let gps = gps.map(|(gps, spec)| {
+            servers.reserve();
+            specs.push(spec);
+            gps
+        });
         let settings = Settings {
             sync_interval: config.ntp.sync_interval,
             limits: limits(&config),
@@ -123,10 +139,12 @@ impl Resync {
             spent: kept.steps,
             seed: getrandom::u64().unwrap_or(now.raw.as_nanos() as u64),
         };
-        let engine = Engine::new(settings, specs, now);
+        let mut engine = Engine::new(settings, specs, now);
+        engine.serve_local(server.is_some() && config.serve.local);
         let period = notify::watchdog_interval();
         let watchdog = period.map(|p| (Nanos::new(p.as_nanos() as i64).half(), now.raw));
         let slept = world.slept();
+        let threshold = config.alert.drift_threshold;
         let mut resync = Self {
             config,
             engine,
@@ -134,7 +152,7 @@ impl Resync {
             servers,
             memory,
             shared,
-            teller: Teller::default(),
+            teller: Teller::new(threshold),
             running: JoinSet::new(),
             own: Vec::new(),
             steering_why,
@@ -148,6 +166,8 @@ impl Resync {
             heap_due: now.raw + Nanos::from_secs(10),
             foreign_frequencies: 0,
             told: frequency.unwrap_or(Ppm::new(0.0)),
+            server,
+            gps,
         };
         resync.learn_own_addresses();
         resync
@@ -168,6 +188,7 @@ impl Resync {
                     let _ = back.send(answer);
                 }
                 () = network.changed() => self.network_changed(),
+                second = heard(self.gps.as_ref()) => self.second(&second),
                 woken = self.world.until(when) => {
                     if woken == Woken::ClockSet {
                         self.watch_sleep();
@@ -249,11 +270,21 @@ impl Resync {
             return;
         }
         self.own = resolve::own_addresses();
-        let v4 = self.own.iter().filter_map(|ip| match ip {
-            IpAddr::V4(ip) if !ip.is_loopback() => Some(ip.octets()),
-            _ => None,
-        });
-        self.engine.set_own_addresses(v4.collect());
+        let others = self.own.iter().filter(|ip| !ip.is_loopback());
+        self.engine.set_own_addresses(others.map(|ip| reference_id(*ip)).collect());
+    }
+
+    /// gpsd has sent a second.
+    fn second(&mut self, datagram: &[u8]) {
+        let now = self.world.read();
+        let view = self.engine.view(now);
+        let Some(gps) = &mut self.gps else { return };
+        let Some(second) = refclock::parse(datagram) else { return };
+        let known = view.offset.filter(|_| view.fixed_for.is_some());
+        if let Some(group) = gps.gatherer.take(now, &second, known, view.frequency) {
+            let id = gps.id;
+            self.feed(Input::Reference(id, &group));
+        }
     }
 
     // ── events ───────────────────────────────────────────────────────────────────────────
@@ -460,6 +491,13 @@ impl Resync {
                 Answer::Done
             }
             Request::Step => self.operator_step(),
+            Request::ByHand(word) => match self.engine.weigh(now, &word) {
+                Ok(()) => {
+                    self.feed(Input::ByHand(&word));
+                    Answer::Done
+                }
+                Err(why) => Answer::Refused(why),
+            },
             Request::Reset => {
                 self.shared.forget_history();
                 self.feed(Input::Reset);
@@ -521,6 +559,11 @@ impl Resync {
             }
         }
         self.engine.reconfigure(config.ntp.sync_interval, limits(&config));
+        if config.serve != self.config.serve {
+            self.engine.serve_local(self.server.is_some() && config.serve.local);
+            info!(EVENT = "serve", "what changed under [serve], but local, holds after a restart");
+        }
+        self.teller.threshold = config.alert.drift_threshold;
         self.config = config;
         self.feed(Input::Tick);
     }
@@ -557,30 +600,33 @@ impl Resync {
             good_for: self.good_for(now, view.phase),
             trouble: self.memory.trouble.clone(),
             foreign_steering: self.foreign_frequencies >= 3,
+            serve: self.serve(now),
             view,
         };
         self.shared.publish_clock(section, measured);
     }
 
+    /// Says what is served from now on.
+    fn serve(&self, now: Reading) -> Option<ServeStatus> {
+        let server = self.server.as_ref()?;
+        let service = self.engine.offer(now).map(|offer| {
+            let reference_id = match offer.reference {
+                Reference::Own(name) => name,
+                Reference::Server(id) => self
+                    .servers
+                    .address(id)
+                    .map_or(offer.service.reference_id, |a| reference_id(a.ip())),
+            };
+            Service { reference_id, ..offer.service }
+        });
+        server.publish(service);
+        Some(server.status())
+    }
+
     /// How long |offset| + bound will stay within the alert threshold without another answer.
     fn good_for(&self, now: Reading, phase: Phase) -> Option<Nanos> {
-        if !matches!(phase, Phase::Holdover | Phase::Frozen) {
-            return None;
-        }
-        let limit = self.config.alert.drift_threshold;
-        let offset = self.engine.view(now).offset?.abs();
-        let good = |span: Nanos| {
-            self.engine.estimate(now.raw + span).is_some_and(|e| e.bound + offset < limit)
-        };
-        if !good(Nanos::ZERO) {
-            return None;
-        }
-        let (mut low, mut high) = (Nanos::ZERO, Nanos::from_secs(7 * 86_400));
-        for _ in 0..14 {
-            let middle = low + (high - low).half();
-            if good(middle) { low = middle } else { high = middle }
-        }
-        Some(low)
+        let blind = matches!(phase, Phase::Holdover | Phase::Frozen);
+        blind.then(|| self.engine.keeps_within(now, self.config.alert.drift_threshold)).flatten()
     }
 
     fn server_status(&self, id: ServerId, now: Reading) -> ServerStatus {
@@ -625,6 +671,48 @@ impl Resync {
             next_poll_s: Some((s.next_poll - now.raw).as_secs_f64().max(0.0)),
             trusted: s.spec.trust,
             rejected,
+        }
+    }
+}
+
+/// The receiver beside us.
+struct Gps {
+    id: ServerId,
+    socket: Seconds,
+    gatherer: Gatherer,
+}
+
+impl Gps {
+    fn open(config: &crate::config::Gps, id: ServerId) -> Option<(Self, ServerSpec)> {
+        if config.sock.as_os_str().is_empty() {
+            return None;
+        }
+        let socket = match Seconds::bind(&config.sock) {
+            Ok(socket) => socket,
+            Err(e) => {
+                warn!(EVENT = "gps", "gpsd cannot reach us at {}: {e}", config.sock.display());
+                return None;
+            }
+        };
+        let spec = ServerSpec {
+            name: "GPS".into(),
+            operator: "GPS".into(),
+            trust: config.trust,
+            passive: true,
+            ..ServerSpec::default()
+        };
+        Some((Self { id, socket, gatherer: Gatherer::new(config.uncertainty) }, spec))
+    }
+}
+
+/// The next datagram of gpsd; never, without a receiver.
+async fn heard(gps: Option<&Gps>) -> Vec<u8> {
+    let Some(gps) = gps else { return std::future::pending().await };
+    let mut buffer = [0; crate::os::gps::ROOM];
+    loop {
+        match gps.socket.next(&mut buffer).await {
+            Ok(length) => return buffer[..length].to_vec(),
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }

@@ -67,6 +67,7 @@ fn spec(entry: &ServerEntry, address: Option<SocketAddr>) -> ServerSpec {
         trust: entry.trust(),
         smeared: entry.smeared(),
         nearby,
+        passive: false,
     }
 }
 
@@ -112,6 +113,11 @@ impl Servers {
         specs
     }
 
+    /// Keeps the next id for a source that has no address.
+    pub fn reserve(&mut self) {
+        self.slots.push(Slot { entry: usize::MAX, address: None });
+    }
+
     /// The servers of an entry, by id.
     pub fn of(&self, entry: usize) -> impl Iterator<Item = ServerId> + '_ {
         let slots = self.slots.iter().enumerate();
@@ -145,14 +151,15 @@ impl Servers {
     /// What is wrong with a server's name, in words.
     #[must_use]
     pub fn trouble(&self, id: ServerId) -> Option<&str> {
-        self.slots.get(id).and_then(|s| self.entries[s.entry].trouble.as_deref())
+        let entry = self.slots.get(id).and_then(|s| self.entries.get(s.entry));
+        entry.and_then(|e| e.trouble.as_deref())
     }
 
     /// The entry to look up before asking this server, if it is time to; notes that it is being
     /// looked up.
     pub fn lookup(&mut self, id: ServerId, now: RawTime) -> Option<(usize, String, u16)> {
         let entry = self.slots.get(id)?.entry;
-        let e = &mut self.entries[entry];
+        let e = self.entries.get_mut(entry)?;
         if e.looking || e.config.literal_address().is_some() || e.again > now {
             return None;
         }
@@ -251,7 +258,10 @@ impl Servers {
     pub fn replace(&mut self, id: ServerId, silent: u32, lying: bool, now: RawTime) -> bool {
         let Some(slot) = self.slots.get(id) else { return false };
         let entry = slot.entry;
-        if !self.entries[entry].config.is_pool() || !(silent >= POOL_PATIENCE || lying) {
+        if entry >= self.entries.len()
+            || !self.entries[entry].config.is_pool()
+            || !(silent >= POOL_PATIENCE || lying)
+        {
             return false;
         }
         let old = slot.address;

@@ -1,4 +1,5 @@
 //! One line in the journal and one event for subscribers per change of state, not per retry.
+use crate::cli::words;
 use crate::engine::discipline::Refusal;
 use crate::engine::packet::Rejected;
 use crate::engine::{Engine, Event, Phase, ServerId};
@@ -17,6 +18,8 @@ const QUIET: Nanos = Nanos::from_secs(600);
 pub struct Teller {
     said: HashMap<(ServerId, usize), RawTime>,
     phase: Phase,
+    /// The alert threshold, for sentences.
+    pub threshold: Nanos,
 }
 
 impl Phase {
@@ -41,7 +44,34 @@ pub fn ms(span: Nanos) -> String {
     if ms.abs() < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
 }
 
+/// Since when, within what, until when: holdover in words.
+fn holding_over(now: Reading, engine: &Engine, threshold: Nanos) -> String {
+    let view = engine.view(now);
+    let since = view.last_used.map(|t| now.utc - (now.raw - t));
+    let since = since.map_or_else(String::new, |t| format!(" since {}", words::clock(&t.iso(0))));
+    let Some((offset, e)) = view.offset.zip(view.estimate) else {
+        return format!("no usable answer{since}; how far off is unknown");
+    };
+    let within = words::at_most((offset.abs() + e.bound).as_micros_f64());
+    let limit = words::at_most(threshold.as_micros_f64());
+    let until = match engine.keeps_within(now, threshold) {
+        Some(span) => {
+            format!("within {limit} for another {}", words::span(span.as_secs_f64()))
+        }
+        None => format!("no longer within {limit}"),
+    };
+    format!(
+        "no usable answer{since}; holding over on the learned frequency, within {within}, {until}"
+    )
+}
+
 impl Teller {
+    /// For an alert threshold.
+    #[must_use]
+    pub fn new(threshold: Nanos) -> Self {
+        Self { threshold, ..Self::default() }
+    }
+
     /// Says what happened.
     pub fn tell(&mut self, now: Reading, engine: &Engine, event: &Event, shared: &Shared) {
         let name = |id: ServerId| {
@@ -84,6 +114,20 @@ impl Teller {
                     "somebody else set the clock by {by}; asking the servers"
                 );
                 json!({"event": "foreign_step", "offset_us": by.as_micros_f64()})
+            }
+            Event::ByHand { how, offset, bound } => {
+                warn!(
+                    MESSAGE_ID = message_id(journal::Event::State),
+                    EVENT = "set_time",
+                    OFFSET_US = offset.as_micros_f64(),
+                    ERROR_BOUND_US = bound.as_micros_f64(),
+                    SOURCE = how.name(),
+                    "the time is {}, within {}, until a server says better",
+                    how.words(),
+                    crate::cli::words::at_most(bound.as_micros_f64())
+                );
+                json!({"event": "set_time", "how": how.name(), "offset_us": offset.as_micros_f64(),
+                       "error_bound_us": bound.as_micros_f64()})
             }
             Event::Dropped(id, why) => return self.dropped(now, *id, *why, &name(*id)),
             Event::Silent(id, why) => {
@@ -190,10 +234,8 @@ impl Teller {
         let sentence = match phase {
             Phase::Synchronised if view.verified => "synchronised with agreeing servers".to_owned(),
             Phase::Synchronised => "synchronised, unverified: one source only".to_owned(),
-            Phase::Holdover => {
-                let within = bound.map_or_else(|| "an unknown bound".into(), ms);
-                format!("no usable answer; holding over on the learned frequency, within {within}")
-            }
+            Phase::Holdover if view.by_hand.is_some() => "no server is heard".to_owned(),
+            Phase::Holdover => holding_over(now, engine, self.threshold),
             Phase::Frozen => "steering is frozen".to_owned(),
             Phase::Unsynchronised => "not synchronised".to_owned(),
             Phase::Starting => "measuring anew".to_owned(),

@@ -1,0 +1,455 @@
+//! Computers of a range that agree through each other: whole engines, each with its own crystal and
+//! kernel clock, Wi-Fi between them, and no internet. Nobody's own time is right; agreement counts.
+use leadville_timesync::engine::byhand::{How, Word};
+use leadville_timesync::engine::discipline::{Correction, Limits};
+use leadville_timesync::engine::packet::{Bogus, Exchange, LEN, Why, request};
+use leadville_timesync::engine::serve::{Reference, Service};
+use leadville_timesync::engine::source::ServerSpec;
+use leadville_timesync::engine::{Engine, Input, Output, Phase, Settings, View};
+use leadville_timesync::sim::{Crystal, CrystalPlan, Jitter, Network, Random, SimClock, Way};
+use leadville_timesync::units::{Nanos, RawTime, Reading, UtcTime};
+
+const S: i64 = 1_000_000_000;
+const MIN: i64 = 60 * S;
+const HOUR: i64 = 60 * MIN;
+/// 1 May 2027, 08:00 UTC.
+const START: i64 = 1_809_158_400 * S;
+/// The raw clock when the daemon starts.
+const BOOTED: i64 = 20 * S;
+const TIMEOUT: i64 = 2 * S;
+
+/// One computer.
+struct Host {
+    engine: Option<Engine>,
+    crystal: Crystal,
+    clock: SimClock,
+    raw_zero: i64,
+    steps: Vec<i64>,
+    restarts: u64,
+}
+
+enum Event {
+    /// A request is at the other one.
+    There {
+        from: usize,
+        server: usize,
+        sent: RawTime,
+    },
+    /// A reply is back.
+    Back {
+        to: usize,
+        server: usize,
+        sent: RawTime,
+        packet: [u8; LEN],
+    },
+    Lost {
+        to: usize,
+        server: usize,
+    },
+}
+
+/// The range: hosts 0 and 1 ask each other; a host may also ask a server on the internet.
+struct Range {
+    now: i64,
+    hosts: Vec<Host>,
+    events: Vec<(i64, Event)>,
+    wifi: Network,
+    chance: Random,
+    /// Which hosts reach a server with true time, as their second source.
+    internet: [bool; 2],
+    interval: Nanos,
+    seed: u64,
+}
+
+/// Wi-Fi of a range: a millisecond, queues behind other traffic, one packet in fifty lost.
+fn wifi() -> Network {
+    let way = Way { base: 0.001, jitter: Jitter::Exponential(0.001), loss: 0.02 };
+    Network { out: way, home: way, weather: Vec::new() }
+}
+
+fn address(host: usize) -> [u8; 4] {
+    [192, 168, 4, host as u8 + 1]
+}
+
+impl Range {
+    fn new(seed: u64, servers: usize) -> Self {
+        let mut chance = Random::new(seed, 77);
+        let ppm = [-14.0, 9.0].map(|ppm| ppm + 4.0 * chance.normal());
+        let hosts = ppm.iter().enumerate().map(|(n, &constant_ppm)| {
+            let plan = CrystalPlan { constant_ppm, walk: 1e-9, ..CrystalPlan::default() };
+            // Whatever the clock file said; some seconds apart.
+            let behind = (1 + n as i64) * 40 * S + (chance.uniform() * 1e9) as i64;
+            Host {
+                engine: None,
+                crystal: Crystal::new(plan, seed * 2 + n as u64),
+                clock: SimClock::new(
+                    RawTime::from_nanos(BOOTED),
+                    UtcTime::from_nanos(START - behind),
+                ),
+                raw_zero: BOOTED,
+                steps: Vec::new(),
+                restarts: 0,
+            }
+        });
+        let hosts = hosts.collect();
+        let mut range = Self {
+            now: 0,
+            hosts,
+            events: Vec::new(),
+            wifi: wifi(),
+            chance,
+            internet: [false; 2],
+            interval: Nanos::from_secs(64),
+            seed,
+        };
+        for host in 0..2 {
+            range.boot(host, servers);
+        }
+        range
+    }
+
+    fn raw(&self, host: usize) -> RawTime {
+        let h = &self.hosts[host];
+        RawTime::from_nanos(h.raw_zero + self.now + h.crystal.gained(self.now))
+    }
+
+    fn reading(&self, host: usize) -> Reading {
+        self.hosts[host].clock.reading()
+    }
+
+    /// A daemon starts; what the one before learned of the crystal is on the disk.
+    fn boot(&mut self, host: usize, servers: usize) {
+        let old = self.hosts[host].engine.take();
+        self.hosts[host].restarts += 1;
+        let settings = Settings {
+            sync_interval: self.interval,
+            limits: Limits::default(),
+            built: UtcTime::from_nanos(START) - Nanos::from_secs(30 * 86_400),
+            mark: old.as_ref().and_then(Engine::mark),
+            settled: false,
+            restored: true,
+            steer: true,
+            memory: old.as_ref().and_then(Engine::memory),
+            spent: Vec::new(),
+            seed: self.seed * 1_000 + host as u64 * 100 + self.hosts[host].restarts,
+        };
+        let neighbour = ServerSpec {
+            name: format!("neighbour {}", 1 - host),
+            operator: "range".into(),
+            nearby: true,
+            ..ServerSpec::default()
+        };
+        let server = ServerSpec {
+            name: "server".into(),
+            operator: "internet".into(),
+            ..ServerSpec::default()
+        };
+        let specs = [neighbour, server].into_iter().take(servers).collect();
+        let mut engine = Engine::new(settings, specs, self.reading(host));
+        engine.set_own_addresses(vec![address(host)]);
+        engine.serve_local(true);
+        self.hosts[host].engine = Some(engine);
+        self.feed(host, Input::Tick);
+    }
+
+    /// The power fails for so long; the clock file is up to five minutes old.
+    fn power_cut(&mut self, host: usize, seconds: i64, servers: usize) {
+        let saved = self.reading(host).utc - Nanos::from_secs(130);
+        let memory = self.hosts[host].engine.take();
+        self.events.retain(|(_, e)| match e {
+            Event::There { from: h, .. }
+            | Event::Back { to: h, .. }
+            | Event::Lost { to: h, .. } => *h != host,
+        });
+        self.run(seconds * S);
+        let raw = self.raw(host);
+        let h = &mut self.hosts[host];
+        h.raw_zero += BOOTED - raw.as_nanos();
+        h.engine = memory;
+        let raw = self.raw(host);
+        self.hosts[host].clock = SimClock::new(raw, saved);
+        self.boot(host, servers);
+    }
+
+    fn feed(&mut self, host: usize, input: Input<'_>) {
+        let now = self.reading(host);
+        let Some(engine) = self.hosts[host].engine.as_mut() else { return };
+        let outputs: Vec<Output> = engine.handle(now, input).collect();
+        for output in outputs {
+            let clock = &mut self.hosts[host].clock;
+            match output {
+                Output::Ask(server) => self.send(host, server),
+                Output::Steer(Correction::Step(by)) => {
+                    clock.step(by);
+                    self.hosts[host].steps.push(by.get());
+                }
+                Output::Steer(Correction::Slew(by)) => clock.slew(by),
+                Output::Steer(Correction::Frequency(f)) => clock.set_frequency(f),
+                Output::Kernel(_) | Output::Tell(_) => {}
+            }
+        }
+    }
+
+    fn travel(&mut self, homeward: bool, server: usize) -> Option<i64> {
+        let more = if server == 1 { 0.012 } else { 0.0 };
+        let t = self.now as f64 * 1e-9;
+        self.wifi.travel(t, homeward, &mut self.chance).map(|s| ((s + more) * 1e9) as i64)
+    }
+
+    fn send(&mut self, from: usize, server: usize) {
+        let sent = self.raw(from);
+        let lost = Event::Lost { to: from, server };
+        let reached = server == 0 || self.internet[from];
+        match self.travel(false, server).filter(|_| reached) {
+            Some(way) => self.events.push((self.now + way, Event::There { from, server, sent })),
+            None => self.events.push((self.now + TIMEOUT, lost)),
+        }
+    }
+
+    /// What the other one answers, if it does.
+    fn served(&mut self, from: usize, server: usize) -> Option<[u8; LEN]> {
+        let asked = request(self.chance.bits() | 1);
+        if server == 1 {
+            let truth = Service {
+                at: RawTime::from_nanos(0),
+                truth: Nanos::new(START),
+                frequency: leadville_timesync::units::Ppm::new(0.0),
+                stratum: 1,
+                leap: leadville_timesync::engine::packet::Leap::None,
+                root_delay: Nanos::ZERO,
+                root_dispersion: Nanos::from_millis(1),
+                growth: leadville_timesync::units::Ppm::new(0.0),
+                reference_id: *b"GPS\0",
+                reference: RawTime::from_nanos(0),
+            };
+            let now = RawTime::from_nanos(self.now);
+            return truth.answer(&asked, now, now + Nanos::new(30_000));
+        }
+        let peer = 1 - from;
+        let (now, reading) = (self.raw(peer), self.reading(peer));
+        let offer = self.hosts[peer].engine.as_ref()?.offer(reading)?;
+        let reference_id = match offer.reference {
+            Reference::Own(name) => name,
+            Reference::Server(0) => address(1 - peer),
+            Reference::Server(_) => [203, 0, 113, 1],
+        };
+        let service = Service { reference_id, ..offer.service };
+        service.answer(&asked, now, now + Nanos::new(30_000))
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::There { from, server, sent } => {
+                let packet = self.served(from, server);
+                let home = self.travel(true, server);
+                match packet.zip(home) {
+                    Some((packet, way)) => {
+                        let back = Event::Back { to: from, server, sent, packet };
+                        self.events.push((self.now + 30_000 + way, back));
+                    }
+                    None => {
+                        let lost = Event::Lost { to: from, server };
+                        self.events.push((self.now + TIMEOUT, lost));
+                    }
+                }
+            }
+            Event::Back { to, server, sent, packet } => {
+                let received = self.raw(to);
+                let exchange = Exchange { packet, sent, received, bogus: Bogus::default() };
+                self.feed(to, Input::Exchange(server, &exchange));
+            }
+            Event::Lost { to, server } => {
+                self.feed(to, Input::Failed(server, Why::Timeout, Bogus::default()));
+            }
+        }
+    }
+
+    fn advance(&mut self, to: i64) {
+        while self.now < to {
+            self.now = to.min((self.now / S + 1) * S);
+            for host in 0..2 {
+                self.hosts[host].crystal.advance(self.now);
+                let raw = self.raw(host);
+                self.hosts[host].clock.advance(raw);
+            }
+        }
+    }
+
+    fn run(&mut self, span: i64) {
+        let end = self.now + span;
+        loop {
+            let tick = |host: usize| {
+                let engine = self.hosts[host].engine.as_ref()?;
+                let ahead = (engine.next_tick()? - self.raw(host)).get();
+                Some((self.now + ahead.max(1_000), host))
+            };
+            let tick = (0..2).filter_map(tick).min();
+            let event = self.events.iter().map(|(at, _)| *at).min().unwrap_or(i64::MAX);
+            let at = event.min(tick.map_or(i64::MAX, |t| t.0));
+            if at >= end {
+                self.advance(end);
+                return;
+            }
+            self.advance(at);
+            if at == event {
+                let n = self.events.iter().position(|(t, _)| *t == at).unwrap();
+                let (_, event) = self.events.swap_remove(n);
+                self.happen(event);
+            } else if let Some((_, host)) = tick {
+                self.feed(host, Input::Tick);
+            }
+        }
+    }
+
+    /// Somebody sets host's clock, wrong by so much.
+    fn say(&mut self, host: usize, wrong: i64) {
+        let word = Word {
+            utc: UtcTime::from_nanos(START + self.now + wrong),
+            at: self.raw(host),
+            uncertainty: Nanos::from_secs(2),
+            how: How::Typed,
+        };
+        self.feed(host, Input::ByHand(&word));
+    }
+
+    fn view(&self, host: usize) -> View {
+        self.hosts[host].engine.as_ref().unwrap().view(self.reading(host))
+    }
+
+    /// By how much the two kernel clocks differ at this very instant, µs.
+    fn apart_us(&self) -> f64 {
+        (self.reading(0).utc - self.reading(1).utc).as_micros_f64().abs()
+    }
+
+    fn agree(&self, within_us: f64, when: &str) {
+        let apart = self.apart_us();
+        let phases = (self.view(0).phase, self.view(1).phase);
+        assert!(
+            apart < within_us,
+            "seed {}, {when}: {apart:.0} µs apart, {phases:?}\n{:#?}",
+            self.seed,
+            (self.view(0).why, self.view(1).why)
+        );
+    }
+
+    /// True minus host's clock.
+    fn wrong(&self, host: usize) -> i64 {
+        START + self.now - self.reading(host).utc.as_nanos()
+    }
+}
+
+const SEEDS: std::ops::Range<u64> = 1..13;
+
+#[test]
+fn two_pis_agree_on_somebodys_word_and_through_a_reboot_of_either() {
+    let (mut minute, mut hour) = (Vec::new(), Vec::new());
+    for seed in SEEDS {
+        let mut range = Range::new(seed, 1);
+        range.run(5 * S);
+        range.say(0, 1_200_000_000);
+        let mut agree = |range: &mut Range, when: &str| {
+            range.run(MIN);
+            range.agree(1_000.0, &format!("a minute after {when}"));
+            minute.push(range.apart_us());
+            range.run(HOUR - MIN);
+            range.agree(300.0, &format!("an hour after {when}"));
+            hour.push(range.apart_us());
+        };
+        agree(&mut range, "the word");
+        assert!((range.wrong(0) + 1_200_000_000).abs() < 300_000_000, "the word is in force");
+        assert!(!range.view(1).verified && !range.view(1).settled, "and it is not UTC");
+        range.power_cut(1, 40, 1);
+        agree(&mut range, "the follower's reboot");
+        let steps = range.hosts[1].steps.len();
+        range.power_cut(0, 40, 1);
+        agree(&mut range, "the leader's reboot");
+        assert_eq!(range.hosts[1].steps.len(), steps, "the other one has not moved");
+        assert!((range.wrong(0) + 1_200_000_000).abs() < 500_000_000, "the word is still in force");
+        range.run(3 * HOUR);
+        range.agree(300.0, "three hours later");
+        let bound = range.view(0).estimate.unwrap().bound;
+        assert!(Nanos::new(range.wrong(0).abs()) < bound, "{bound}: honest about UTC");
+    }
+    for (name, mut apart) in [("a minute", minute), ("an hour", hour)] {
+        apart.sort_by(f64::total_cmp);
+        let (median, worst) = (apart[apart.len() / 2], apart[apart.len() - 1]);
+        println!("after {name}: median {median:.0} µs, worst {worst:.0} µs apart");
+    }
+}
+
+#[test]
+fn two_pis_of_which_nobody_has_said_anything_agree_as_well() {
+    for seed in SEEDS {
+        let mut range = Range::new(seed, 1);
+        range.run(75 * S);
+        range.agree(1_000.0, "after a minute");
+        range.run(HOUR);
+        range.agree(300.0, "after an hour");
+        range.power_cut(0, 40, 1);
+        range.run(75 * S);
+        range.agree(1_000.0, "a minute after a reboot");
+        range.power_cut(1, 40, 1);
+        range.run(75 * S);
+        range.agree(1_000.0, "a minute after the other's reboot");
+        range.run(HOUR);
+        range.agree(300.0, "an hour later");
+        assert!(
+            range.view(0).estimate.or(range.view(1).estimate).unwrap().bound > Nanos::from_secs(15)
+        );
+    }
+}
+
+#[test]
+#[ignore = "not true yet: after four hours without, the first Pi's own return to UTC takes too long"]
+fn the_one_that_has_the_internet_again_leads_and_the_other_is_not_stepped() {
+    for seed in SEEDS {
+        let mut range = Range::new(seed, 2);
+        range.internet = [true, true];
+        range.run(20 * MIN);
+        range.agree(2_000.0, "with internet");
+        range.internet = [false, false];
+        range.run(4 * HOUR);
+        range.agree(1_000.0, "four hours without");
+        let steps: Vec<usize> = range.hosts.iter().map(|h| h.steps.len()).collect();
+        range.internet = [false, true];
+        range.run(20 * MIN);
+        assert_eq!(range.view(1).phase, Phase::Synchronised);
+        range.agree(2_000.0, "one of them has it again");
+        assert!(range.wrong(0).abs() < 4_000_000, "{} ns: the other one follows", range.wrong(0));
+        let after: Vec<usize> = range.hosts.iter().map(|h| h.steps.len()).collect();
+        assert_eq!(after, steps, "seed {seed}: nobody is stepped");
+    }
+}
+
+#[test]
+fn a_word_gives_way_on_both_when_one_of_them_hears_a_server() {
+    for seed in SEEDS {
+        let mut range = Range::new(seed, 2);
+        range.run(5 * S);
+        range.say(0, 1_500_000_000);
+        range.run(HOUR);
+        range.agree(300.0, "on the word");
+        range.internet = [false, true];
+        range.run(30 * MIN);
+        range.agree(2_000.0, "with a server");
+        for host in 0..2 {
+            let wrong = range.wrong(host).abs();
+            assert!(wrong < 5_000_000, "seed {seed}: host {host} is {wrong} ns wrong");
+            assert!(range.view(host).settled);
+        }
+    }
+}
+
+#[test]
+fn two_words_lead_to_one_timeline() {
+    for seed in SEEDS {
+        let mut range = Range::new(seed, 1);
+        range.run(5 * S);
+        range.say(0, 1_000_000_000);
+        range.say(1, -1_000_000_000);
+        range.run(2 * MIN);
+        range.agree(1_000.0, "two minutes after both words");
+        range.run(HOUR);
+        range.agree(300.0, "an hour after both words");
+    }
+}
