@@ -44,6 +44,7 @@ impl History {
         if self.kept.len() == HISTORY {
             self.kept.pop_front();
         }
+        self.kept.reserve_exact(HISTORY - self.kept.len());
         self.kept.push_back(measurement);
     }
     /// Oldest first.

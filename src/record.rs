@@ -89,7 +89,7 @@ impl Point {
     #[must_use]
     pub fn of(m: &Measurement) -> Self {
         Self {
-            time: m.time.clone(),
+            time: m.time.to_string(),
             offset_us: Some(m.offset_us),
             error_bound_us: Some(m.error_bound_us),
             low_us: Some(m.offset_us),

@@ -2,8 +2,8 @@
 use leadville_timesync::cli::paint::Paint;
 use leadville_timesync::cli::{status, watch, words};
 use leadville_timesync::state::{
-    AlertStatus, HoldoverStatus, LockStatus, Measurement, Quality, Role, ServerStatus, Status,
-    SyncPhase,
+    AlertStatus, HoldoverStatus, LockStatus, Measurement, Moment, Quality, Role, ServerStatus,
+    Status, SyncPhase,
 };
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -336,7 +336,7 @@ fn the_live_view_has_small_graphs() {
     assert_eq!(watch::sparks(&[1.0, f64::NAN, 2.0]), "▁ █");
     let history: Vec<Measurement> = (0..100)
         .map(|i| Measurement {
-            time: format!("2026-11-22T11:{:02}:00Z", i % 60),
+            time: Moment::try_from(format!("2026-11-22T11:{:02}:00Z", i % 60)).unwrap(),
             offset_us: f64::from(i) * 10.0 - 500.0,
             error_bound_us: 900.0,
             frequency_ppm: -12.0,

@@ -88,7 +88,7 @@ fn past(client: &mut Client, from: UtcTime) -> Result<Past, Failure> {
         }
     }
     let (points, marks) = record::joined(days, &recent, from);
-    recent.retain(|m| UtcTime::from_iso(&m.time).is_none_or(|time| time >= from));
+    recent.retain(|m| m.time.0 >= from);
     Ok(Past { recent, points, marks })
 }
 

@@ -131,7 +131,10 @@ pub fn view(status: &Status, history: &[Measurement], paint: Paint) -> String {
     }
     let n = match last.len() {
         1 => "the only measurement".to_owned(),
-        n => format!("the last {n} measurements, since {}", super::words::clock(&last[0].time)),
+        n => format!(
+            "the last {n} measurements, since {}",
+            super::words::clock(&last[0].time.to_string())
+        ),
     };
     let _ = writeln!(out, "         {}", paint.on(Tone::Quiet, &n));
     out

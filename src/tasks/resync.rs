@@ -18,7 +18,7 @@ use crate::os::store::Durability;
 use crate::os::wake::Woken;
 use crate::os::{clock, heap, notify};
 use crate::state::{
-    Answer, Asked, ClockSection, LockStatus, Measurement, Quality, Request, Role, ServeStatus,
+    Answer, Asked, ClockSection, LockStatus, Measurement, Moment, Quality, Request, Role, ServeStatus,
     ServerStatus, Shared, Stamp,
 };
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
@@ -354,7 +354,7 @@ impl Resync {
                         self.last_offset = Some(*offset);
                         self.last_sync = Some(now.utc + *offset);
                         measured.push(Measurement {
-                            time: (now.utc + *offset).iso(6),
+                            time: Moment(now.utc + *offset),
                             raw_ns: now.raw.as_nanos(),
                             offset_us: offset.as_micros_f64(),
                             error_bound_us: bound.as_micros_f64(),
