@@ -18,8 +18,8 @@ use crate::os::store::Durability;
 use crate::os::wake::Woken;
 use crate::os::{clock, heap, notify};
 use crate::state::{
-    Answer, Asked, ClockSection, LockStatus, Measurement, Moment, Quality, Request, Role, ServeStatus,
-    ServerStatus, Shared, Stamp,
+    Answer, Asked, ClockSection, LockStatus, Measurement, Moment, Quality, Request, Role,
+    ServeStatus, ServerStatus, Shared, Stamp,
 };
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
 use serde_json::json;
