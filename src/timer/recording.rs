@@ -389,7 +389,7 @@ impl Told {
                     self.remarks.push((line, text));
                 }
                 Happening::Warning(text) | Happening::Alert(text) => {
-                    self.remarks.push((line, text.clone()))
+                    self.remarks.push((line, text.clone()));
                 }
                 Happening::PowerCycled => {
                     self.remarks.push((line, "the timer was switched off and on".into()));
