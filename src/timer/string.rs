@@ -17,6 +17,9 @@ pub const MOST_SHOTS: usize = 150;
 /// Unknown frames kept to be looked at.
 const UNKNOWN_KEPT: usize = 16;
 const PACKET_SHOTS: usize = 9;
+/// A frame said twice comes within that. The same number later is another string: the timer was
+/// switched off and on, and counts from 1.
+const SAID_TWICE: Nanos = Nanos::from_secs(3);
 
 /// One shot of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +321,8 @@ impl Strings {
 
     fn start(&mut self, at: RawTime, number: u16, stale: Option<&Shot>, said: &mut Vec<Happening>) {
         self.pushes_since_list += 1;
-        if let Some(open) = self.current.as_mut().filter(|c| c.number == number) {
+        let again = |r: &Record| r.started.is_none_or(|started| at - started < SAID_TWICE);
+        if let Some(open) = self.current.as_mut().filter(|c| c.number == number && again(c)) {
             if open.started.is_some() {
                 self.duplicate(said);
             } else {
@@ -327,7 +331,8 @@ impl Strings {
             }
             return;
         }
-        if self.previous.as_ref().is_some_and(|p| p.number == number && p.started.is_some()) {
+        let said_before = |p: &Record| p.number == number && p.started.is_some() && again(p);
+        if self.previous.as_ref().is_some_and(said_before) {
             return self.duplicate(said);
         }
         if let (Some(stale), Some(before)) = (stale, self.record(number.wrapping_sub(1))) {
@@ -406,7 +411,8 @@ impl Strings {
                 said,
             );
         }
-        if self.record(string).is_none() {
+        let over = |r: &Record| r.stopped.is_some_and(|stopped| at - stopped >= SAID_TWICE);
+        if self.record(string).is_none_or(over) {
             if suspect {
                 // Two contradictions in one frame are no reason to open a string.
                 return;

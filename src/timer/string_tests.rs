@@ -119,6 +119,28 @@ fn a_lost_stop_is_ended_by_the_next_start() {
 }
 
 #[test]
+fn a_timer_switched_off_after_its_first_string_counts_from_one_again() {
+    let mut s = Strings::default();
+    let first = fire(&[100, 140], 1);
+    play(&mut s, 0, &first);
+    // Said twice: nothing new.
+    assert_eq!(s.hear(at(950), &first[0]), [Happening::Duplicate]);
+    let said = play(&mut s, 60_000, &[start(1)]);
+    assert_eq!(said, [Happening::PowerCycled, Happening::Started { string: 1, late: false }]);
+    play(&mut s, 60_300, &fire(&[88, 130, 170], 1)[1..]);
+    assert_eq!(times(s.record(1).unwrap()), [(1, 88), (2, 130), (3, 170)]);
+    // Once more, and its start is lost.
+    let said = play(&mut s, 120_000, &fire(&[91], 1)[1..2]);
+    assert!(said.contains(&Happening::Started { string: 1, late: true }), "{said:?}");
+    assert_eq!(times(s.record(1).unwrap()), [(1, 91)]);
+    // And in the midst of a string.
+    let said = play(&mut s, 125_000, &[start(2)]);
+    assert!(said.contains(&Happening::Ended { string: 1, end: End::LostStop }), "{said:?}");
+    let said = play(&mut s, 130_000, &[start(2)]);
+    assert!(said.contains(&Happening::Ended { string: 2, end: End::PowerCycle }), "{said:?}");
+}
+
+#[test]
 fn a_number_back_at_one_is_a_power_cycle() {
     let mut s = Strings::default();
     play(&mut s, 0, &fire(&[100], 4));
