@@ -65,6 +65,6 @@ fuzz_target!(|bytes: &[u8]| {
     let read = recording::read(&text);
     for replayed in &read.told(Delay::default()).strings {
         sound(&replayed.string);
-        read.write(replayed.string.estimate.epoch);
+        let _ = read.write(replayed.string.estimate.epoch);
     }
 });
