@@ -100,7 +100,8 @@ impl Engine {
     pub(super) fn by_hand_estimate(&self, at: RawTime) -> Option<Estimate> {
         let said = self.by_hand?;
         // A crystal that was off is colder or warmer now.
-        let known = self.settings.memory.as_ref().map(|m| (m.frequency_ppm, m.sd_ppm.hypot(0.5)));
+        let known =
+            self.settings.memory.as_ref().map(|m| (m.frequency_ppm, libm::hypot(m.sd_ppm, 0.5)));
         let (frequency, bound) =
             known.map_or((self.discipline.told.get(), UNKNOWN_CRYSTAL), |(f, sd)| (f, 1.96 * sd));
         Some(said.estimate(at, Ppm::new(frequency), Ppm::new(bound)))
