@@ -504,8 +504,8 @@ fn history_is_told_in_words_json_or_csv_and_since_when_one_likes() {
     assert_eq!(
         csv,
         "time,raw_ns,offset_us,error_bound_us,frequency_ppm,quality,temperature_c\n\
-         2026-11-20T11:00:00Z,1,1.5,2.5,-12,good,\n\
-         2026-11-22T11:00:00Z,2,-3.5,4.5,-12.1,fair,48.5\n"
+         2026-11-20T11:00:00.000000Z,1,1.5,2.5,-12,good,\n\
+         2026-11-22T11:00:00.000000Z,2,-3.5,4.5,-12.1,fair,48.5\n"
     );
     let text = stdout(&program(&socket, &["history", "--since", "24h"]));
     assert_eq!(text.lines().count(), 1, "{text}");
@@ -538,7 +538,10 @@ fn history_reaches_back_into_the_record_and_is_drawn() {
     let csv = stdout(&program(&socket, &["history", "--since", "24h", "--csv"]));
     let lines: Vec<&str> = csv.lines().skip(1).collect();
     assert_eq!(lines[0], "2026-11-22T10:00:00Z,,7000,900,-12.5,good,51");
-    assert!(lines.len() == 2 && lines[1].starts_with("2026-11-22T11:00:00Z,2,-3.5"), "{csv}");
+    assert!(
+        lines.len() == 2 && lines[1].starts_with("2026-11-22T11:00:00.000000Z,2,-3.5"),
+        "{csv}"
+    );
     let text = stdout(&program(&socket, &["history", "--since", "24h"]));
     assert!(text.lines().count() == 2 && text.contains("7.00 ms behind"), "{text}");
     let json: Value =

@@ -129,8 +129,11 @@ impl Engine {
     /// Whether a source's time can be from us. Who has just started has given time to nobody: a
     /// neighbour that names us has it from before, and carries it on. It names us until it has
     /// missed us; and it would see for itself if it took its time back from us.
+    /// A server of the wide world that names us is a loop whenever it does.
     pub(in crate::engine) fn gave_time(&self, id: ServerId, now: RawTime) -> bool {
-        if self.fixed {
+        if !self.sources[id].spec.nearby {
+            true
+        } else if self.fixed {
             !self.reborn.is_some_and(|(from, at)| from == id && now - at < REBORN)
         } else {
             self.by_hand.is_some() || self.runs_free(now)
