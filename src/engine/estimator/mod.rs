@@ -114,7 +114,11 @@ const FLOOR: f64 = -12.0;
 /// Without a drift file: a crystal is right to so many ppm (one standard deviation).
 const UNKNOWN_PPM: f64 = 60.0;
 /// What moment matching leaves out of a standard deviation.
-const STRETCH: f64 = 1.2;
+/// A clock of this resolution (s) cannot be one that interpolates.
+const COARSE: f64 = 0.1;
+const STRETCH: f64 = 1.3;
+/// … and more where round trips do not look like queues behind a sharp edge.
+const STRETCH_EVEN: f64 = 0.4;
 /// Half-width of 95 % of a normal distribution, in standard deviations.
 const COVER: f64 = 1.96;
 /// Polls are a little rarer than asked for: the packets of the bursts are saved here.
@@ -234,7 +238,9 @@ impl Estimator {
         }
         self.last = t;
         let frequency = self.members[self.best()].frequency();
-        let skew = self.servers[slot].skew;
+        // A clock that shows whole seconds has shown this one for half of it, on average.
+        let precision = sample.precision.as_secs_f64();
+        let skew = self.servers[slot].skew - if precision > COARSE { precision / 2.0 } else { 0.0 };
         let most = [
             -skew + (sample.outward - base).as_secs_f64() + frequency * flight / 2.0,
             skew - (sample.homeward - base).as_secs_f64() + frequency * flight / 2.0,
@@ -319,7 +325,7 @@ impl Estimator {
         let passed = newest.t - self.samples[n.saturating_sub(1)].t;
         let fade = libm::exp(-passed / FADES);
         let best = self.best();
-        let base = self.members[best].base(slot).0;
+        let (base, variance) = self.members[best].base(slot);
         let (queues, walks, dim) = self.shared();
         let shared = Shared { samples: &self.samples, queues: &queues, base_walk: &walks, dim };
         for (i, m) in self.members.iter_mut().enumerate() {
@@ -329,7 +335,11 @@ impl Estimator {
                 + seen[0].log_evidence
                 + seen[1].log_evidence;
             if i == best {
-                self.servers[slot].judge(&seen, newest.most[0] + newest.most[1] - 2.0 * base);
+                self.servers[slot].judge(
+                    &seen,
+                    newest.most[0] + newest.most[1] - 2.0 * base,
+                    2.0 * variance.sqrt(),
+                );
             }
         }
         self.balance();
@@ -361,6 +371,10 @@ impl Estimator {
             self.reroute(slot, server.late as usize);
             return true;
         }
+        if server.too_fast() {
+            self.reroute(slot, server.since_fast as usize);
+            return true;
+        }
         if server.broken < 3 {
             return false;
         }
@@ -378,7 +392,7 @@ impl Estimator {
             return true;
         }
         let (mut broken, mut all) = (0, 0);
-        for s in self.servers.iter().filter(|s| s.id.is_some_and(|id| self.counts(id))) {
+        for s in self.servers_that_count() {
             all += 1;
             broken += u32::from(s.broken >= 2);
         }
@@ -405,15 +419,19 @@ impl Estimator {
         if found == 0 {
             return;
         }
-        for _ in 0..first {
-            self.shed_first();
+        // At the start the offset held is worth less than the faster packet.
+        let early = self.servers[slot].too_fast() && self.servers[slot].heard < 48;
+        if !early {
+            for _ in 0..first {
+                self.shed_first();
+            }
         }
         let sd = self.members[best].at(self.last).1[0].sqrt();
         let server = &mut self.servers[slot];
         let unsure =
             server.slow / f64::from(found) + sd + (server.softness() / f64::from(found)).sqrt();
         let uneven = server.skew + (edge[0] - edge[1]) / 2.0;
-        let real = uneven.abs() > 4.0 * unsure;
+        let real = uneven.abs() > 4.0 * unsure && !early;
         let change = if real { uneven } else { 0.0 } - server.skew;
         server.skew += change;
         server.skew_sd = if real { unsure } else { 0.0 };
@@ -424,6 +442,12 @@ impl Estimator {
         {
             s.most = [s.most[0] - change, s.most[1] + change];
             self.members.iter_mut().for_each(|m| m.unsay(i));
+        }
+        if early {
+            self.samples.drain(..first);
+            self.counted = self.samples.iter().filter(|s| s.counts).count() as u32;
+            self.begin();
+            return;
         }
         self.members.iter_mut().for_each(|m| m.set_base(slot, mean, variance));
         self.sweep_all(3);
@@ -543,6 +567,10 @@ impl Estimator {
         }
         let t = self.seconds(at);
         let total: f64 = self.members.iter().map(|m| libm::exp(m.weight)).sum();
+        let evenness = 1.0
+            - self.servers_that_count().map(Server::sharpness).sum::<f64>()
+                / self.servers_that_count().count().max(1) as f64;
+        let stretch = STRETCH + STRETCH_EVEN * evenness;
         let mut mean = [0.0; 3];
         let mut parts = [[(0.0, 0.0, 0.0); BANK.len()]; 2];
         for (i, m) in self.members.iter().enumerate() {
@@ -552,11 +580,14 @@ impl Estimator {
                 mean[k] += share * x[k];
             }
             for k in 0..2 {
-                parts[k][i] = (share, x[k], v[k].sqrt() * STRETCH);
+                parts[k][i] = (share, x[k], v[k].sqrt() * stretch);
             }
         }
         let (spread, doubt) = self.disagreement();
-        let bound = libm::hypot(within(&parts[0], mean[0]), COVER * spread).max(doubt);
+        // What a clock does not show no averaging brings back.
+        let hidden = self.servers_that_count().map(|s| s.precision()).fold(f64::INFINITY, f64::min);
+        let bound = libm::hypot(within(&parts[0], mean[0]), COVER * spread).max(doubt)
+            + if hidden.is_finite() { 0.6 * hidden } else { 0.0 };
         Some(Estimate {
             at,
             truth: base + Nanos::from_secs_f64(mean[0]),
@@ -568,12 +599,16 @@ impl Estimator {
         })
     }
 
+    fn servers_that_count(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter().filter(|s| s.id.is_some_and(|id| self.counts(id)))
+    }
+
     /// What the servers' disagreement adds: a standard deviation for asymmetries they cannot all
     /// share, and a least bound while most of them break their edges.
     fn disagreement(&self) -> (f64, f64) {
         let (mut n, mut squares, mut expected, mut skew) = (0.0, 0.0, 0.0, 0.0);
         let (mut all, mut broken, mut doubt) = (0, 0, 0.0_f64);
-        for s in self.servers.iter().filter(|s| s.id.is_some_and(|id| self.counts(id))) {
+        for s in self.servers_that_count() {
             all += 1;
             if s.broken > 0 {
                 broken += 1;

@@ -17,6 +17,12 @@ pub(super) struct Server {
     pub doubt: f64,
     /// Packets in a row that were suspiciously late.
     pub late: u32,
+    /// How common late packets are, and how common they were when the present row began.
+    usual: f64,
+    usual_before: f64,
+    /// Packets faster than the base delays allow, fading; and how many have come since the first.
+    fast: f64,
+    pub since_fast: u32,
     /// A change of route that was not the same both ways: taken off the way out, put on the way home, s.
     pub skew: f64,
     /// How uncertain that is (s, one standard deviation).
@@ -55,6 +61,8 @@ const STRAY_WORTH: f64 = 10.0;
 const WIDE: f64 = 50.0;
 /// A packet later than this many slow queue means (both ways together) is late: one in four.
 const LATE: f64 = 2.7;
+/// The one in four.
+const LATE_SHARE: f64 = 0.26;
 
 /// What one sweep saw of a server's packets, one way.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +107,10 @@ impl Server {
         broken: 0,
         doubt: 0.0,
         late: 0,
+        usual: LATE_SHARE,
+        usual_before: LATE_SHARE,
+        fast: 0.0,
+        since_fast: 0,
         skew: 0.0,
         skew_sd: 0.0,
         view: (0.0, f64::INFINITY),
@@ -149,12 +161,19 @@ impl Server {
         self.broken = 0;
         self.doubt = 0.0;
         self.late = 0;
+        self.fast = 0.0;
+        self.since_fast = 0;
     }
 
     /// How much the round trips look like queues behind a sharp edge (1: skewed) and not like
     /// noise around a mean (0: even).
-    fn sharpness(&self) -> f64 {
+    pub(super) fn sharpness(&self) -> f64 {
         ((self.shape.2 - 0.2) / 0.4).clamp(0.0, 1.0)
+    }
+
+    /// Resolution of its clock, s.
+    pub(super) const fn precision(&self) -> f64 {
+        self.precision
     }
 
     /// Variance of all softness of the edge.
@@ -180,8 +199,8 @@ impl Server {
     }
 
     /// Judges the newest packet by what was believed before it: `spare` is its round trip beyond
-    /// twice the base delay.
-    pub(super) fn judge(&mut self, seen: &[Seen; 2], spare: f64) {
+    /// twice the base delay, which is uncertain by `unsure`.
+    pub(super) fn judge(&mut self, seen: &[Seen; 2], spare: f64, unsure: f64) {
         if seen.iter().any(Seen::breaks) {
             self.broken += 1;
             self.doubt = seen.iter().fold(0.0, |worst: f64, s| worst.max(-s.above));
@@ -189,14 +208,31 @@ impl Server {
             self.broken = 0;
             self.doubt = 0.0;
         }
-        self.late =
-            if spare > LATE * self.slow + 2.0 * self.softness().sqrt() { self.late + 1 } else { 0 };
+        if self.late == 0 {
+            self.usual_before = self.usual;
+        }
+        let late = spare > LATE * self.slow + 2.0 * self.softness().sqrt();
+        self.late = if late { self.late + 1 } else { 0 };
+        self.usual += (f64::from(u8::from(late)) - self.usual) / f64::from(self.heard.clamp(16, 64));
+        // No queue makes a packet faster than light: two of those are believed, late ones between them or not.
+        let margin = 0.5 * self.slow + 4.0 * self.softness().sqrt() + 3.0 * unsure;
+        if spare < -margin {
+            self.fast += 1.0;
+        } else {
+            self.fast *= 0.9;
+        }
+        self.since_fast = if self.fast > 0.3 { self.since_fast + 1 } else { 0 };
+    }
+
+    /// The round trip was shorter than it can be, more than once.
+    pub(super) fn too_fast(&self) -> bool {
+        self.fast > 1.5
     }
 
     /// So many late packets in a row are no chance.
     pub(super) fn too_late(&self) -> bool {
         let stray = self.stray[0].max(self.stray[1]);
-        let chance = 0.26 * (1.0 - stray) + stray;
+        let chance = (LATE_SHARE * (1.0 - stray) + stray).max(self.usual_before).min(0.9);
         f64::from(self.late) > 16.0 / -libm::log(chance)
     }
 
