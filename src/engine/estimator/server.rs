@@ -213,7 +213,8 @@ impl Server {
         }
         let late = spare > LATE * self.slow + 2.0 * self.softness().sqrt();
         self.late = if late { self.late + 1 } else { 0 };
-        self.usual += (f64::from(u8::from(late)) - self.usual) / f64::from(self.heard.clamp(16, 64));
+        self.usual +=
+            (f64::from(u8::from(late)) - self.usual) / f64::from(self.heard.clamp(16, 64));
         // No queue makes a packet faster than light: two of those are believed, late ones between them or not.
         let margin = 0.5 * self.slow + 4.0 * self.softness().sqrt() + 3.0 * unsure;
         if spare < -margin {
