@@ -585,7 +585,7 @@ impl Estimator {
         }
         let (spread, doubt) = self.disagreement();
         // What a clock does not show no averaging brings back.
-        let hidden = self.servers_that_count().map(|s| s.precision()).fold(f64::INFINITY, f64::min);
+        let hidden = self.servers_that_count().map(Server::precision).fold(f64::INFINITY, f64::min);
         let bound = libm::hypot(within(&parts[0], mean[0]), COVER * spread).max(doubt)
             + if hidden.is_finite() { 0.6 * hidden } else { 0.0 };
         Some(Estimate {
