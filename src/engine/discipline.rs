@@ -220,6 +220,17 @@ impl Discipline {
         }
     }
 
+    /// Stops the slew that is under way: under a lock the clock is held still. What is left of it
+    /// is corrected afterwards.
+    pub fn hold(&mut self, now: Reading, out: &mut Vec<Output>) {
+        let Some(ledger) = &mut self.ledger else { return };
+        if ledger.slew != Nanos::ZERO {
+            self.corrected = self.corrected - ledger.slew;
+            *ledger = Ledger { at: now.raw, utc_minus_raw: now.utc_minus_raw(), slew: Nanos::ZERO };
+            out.push(Output::Steer(Correction::Slew(Nanos::ZERO)));
+        }
+    }
+
     /// Ends a lock; whether there was one.
     pub fn unlock(&mut self, name: &str) -> bool {
         let before = self.locks.len();

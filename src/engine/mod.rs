@@ -387,6 +387,9 @@ impl Engine {
             Input::Lock(name, until) => {
                 let renewed = self.discipline.locks.iter().any(|l| l.name == name);
                 self.discipline.lock(name, until);
+                if self.steer {
+                    self.discipline.hold(now, &mut self.outputs);
+                }
                 if self.leap != Leap::None {
                     // The kernel would step at midnight.
                     (self.leap, self.discipline.leap) = (Leap::None, None);

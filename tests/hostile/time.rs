@@ -395,6 +395,21 @@ fn under_a_lock_a_leap_second_is_not_armed_and_slewed_afterwards() {
 }
 
 #[test]
+fn a_lock_stops_a_slew_that_is_under_way_and_its_end_resumes_it() {
+    let mut b = Plan::new(3).settled().behind(80 * MS).go();
+    b.run(30);
+    assert!(b.slew > 50 * MS, "{}", b.slew);
+    let until = RawTime::from_nanos(b.raw + 600 * S);
+    b.happen(Input::Lock("match", until));
+    assert_eq!(b.slew, 0);
+    let error = b.error();
+    b.run(500);
+    assert!((b.error() - error).abs() < MS && b.steps.is_empty(), "{} {error}", b.error());
+    b.run(600);
+    assert!(b.error().abs() < 5 * MS && b.steps.is_empty(), "{}", b.error());
+}
+
+#[test]
 fn a_source_that_smears_is_left_out_near_a_leap_second() {
     let mut plan = Plan::new(4);
     plan.start = UtcTime::from_iso("2027-06-30T08:00:00Z").unwrap().as_nanos();
