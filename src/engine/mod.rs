@@ -36,6 +36,10 @@ const NEARBY: [(u64, Nanos); 2] = [(24, Nanos::from_secs(2)), (64, Nanos::from_s
 const QUARREL_POLL: Nanos = Nanos::from_secs(32);
 /// Time for several servers to answer before one alone is believed.
 const FIRST_FIX_PATIENCE: Nanos = Nanos::from_secs(8);
+/// So long after the first fix little is known of the crystal …
+const YOUTH: Nanos = Nanos::from_secs(600);
+/// … and its frequency may be off by this much.
+const YOUNG_FREQUENCY: Ppm = Ppm::new(100.0);
 /// Time for the others to contradict the first who agree.
 const LAST_WORD: Nanos = Nanos::from_secs(2);
 /// Agreement of three operators for this long overrides date window and mark.
@@ -663,6 +667,11 @@ impl Engine {
     /// The servers' intervals of the moment, one per real server.
     fn intervals(&mut self, now: RawTime) -> Vec<select::Interval> {
         let (f, fb) = self.frequency(now);
+        self.intervals_at(now, f, fb)
+    }
+
+    /// The same when the frequency is known to be `f` ± `fb`.
+    fn intervals_at(&mut self, now: RawTime, f: Ppm, fb: Ppm) -> Vec<select::Interval> {
         // Smearing begins half a day before the leap second and ends half a day after it.
         let leap_near = self.leap_seen.is_some_and(|at| now - at < DAY);
         let mut out = Vec::with_capacity(self.sources.len());
@@ -717,7 +726,8 @@ impl Engine {
             // All of them are left out for reasons of their own: nobody contradicts anybody.
             return;
         }
-        let Some(vote) = select::vote(&intervals) else {
+        let vote = select::vote(&intervals).or_else(|| self.lenient_vote(now.raw));
+        let Some(vote) = vote else {
             self.quarrel(now);
             if !self.fixed {
                 // Remembered, for the majority that may come.
@@ -739,6 +749,22 @@ impl Engine {
             return;
         }
         self.use_sample(now, id);
+    }
+
+    /// A second vote in the first minutes: what was measured of the crystal by then must not make
+    /// servers contradict each other.
+    fn lenient_vote(&mut self, now: RawTime) -> Option<Vote> {
+        let young = self.fixed_at.is_some_and(|t| now - t < YOUTH);
+        let (_, fb) = self.frequency(now);
+        young
+            .then(|| {
+                self.intervals_at(
+                    now,
+                    self.discipline.told,
+                    Ppm::new(fb.get().max(YOUNG_FREQUENCY.get())),
+                )
+            })
+            .and_then(|intervals| select::vote(&intervals))
     }
 
     /// Takes over the vote's result: who is used, who is not and why.
