@@ -19,6 +19,8 @@ const KERNEL_SLEW: Ppm = Ppm::new(500.0);
 pub const LEAP_CALM: Nanos = Nanos::from_secs(2);
 /// A jump of (realtime − raw) beyond this is somebody's doing.
 const FOREIGN: Nanos = Nanos::from_millis(8);
+/// Between samples a smaller offset is not worth a system call.
+const FOLLOWED: Nanos = Nanos::new(20_000);
 const HOUR: Nanos = Nanos::from_secs(3600);
 const DAY_SECONDS: i64 = 86_400;
 
@@ -402,6 +404,30 @@ impl Discipline {
         }
         self.settled = true;
         None
+    }
+
+    /// Keeps the clock on an estimate that moves without a new sample: the crystal got warmer. What
+    /// is more than that waits for the servers.
+    pub fn follow(
+        &mut self,
+        now: Reading,
+        estimate: &Estimate,
+        offset: Nanos,
+        out: &mut Vec<Output>,
+    ) {
+        let limit = self.limits.max_frequency.get();
+        let wanted = estimate.frequency.get().clamp(-limit, limit);
+        let quiet = (wanted - self.told.get()).abs() < 0.005 && offset.abs() < FOLLOWED;
+        if quiet || !self.settled || self.undo.is_some() || offset.abs() > self.limits.step_above {
+            return;
+        }
+        if self.locked() {
+            let (at, by) = (self.locked_at.get(), self.limits.lock_frequency.get());
+            self.tune(wanted.clamp(at - by, at + by), out);
+            return;
+        }
+        self.tune(wanted, out);
+        self.slew(now, offset, out);
     }
 
     fn tune(&mut self, ppm: f64, out: &mut Vec<Output>) {

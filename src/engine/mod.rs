@@ -1069,6 +1069,17 @@ impl Engine {
         refusal
     }
 
+    /// Keeps the clock on the estimate between samples.
+    fn follow(&mut self, now: Reading) {
+        if !self.steer || self.leaping(now.raw) {
+            return;
+        }
+        if let Some(estimate) = self.estimate(now.raw) {
+            let offset = estimate.truth - now.utc_minus_raw();
+            self.discipline.follow(now, &estimate, offset, &mut self.outputs);
+        }
+    }
+
     /// Stops steering, and says why once.
     fn freeze(&mut self, refusal: Refusal) {
         let why = refusal.to_string();
@@ -1117,6 +1128,8 @@ impl Engine {
         if self.phase == Phase::Holdover && self.discipline.undisturbed() {
             // The crystal is foreseen to change: without this the clock leaves the estimate.
             self.steer(now);
+        } else if self.phase == Phase::Synchronised {
+            self.follow(now);
         }
         if matches!(self.phase, Phase::Holdover | Phase::Frozen) {
             self.publish(now);

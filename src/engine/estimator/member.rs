@@ -7,6 +7,7 @@
 //! pass of the adjoint (modified Bryson-Frazier: no matrix is inverted), each site's cavity
 //! seen through its packet, again.
 use super::site::{Queue, Seen, see};
+use super::thermal::{KINDS, Moment, SLOPE, SLOPE_WALK};
 
 /// Servers that are estimated together.
 pub(super) const SLOTS: usize = 8;
@@ -30,6 +31,8 @@ pub(super) struct Wander {
     /// … its period and the time in which it forgets, seconds (the latter above period / 2π).
     pub period: f64,
     pub lasts: f64,
+    /// The frequency follows a warmth of this kind; the third number of the state is its slope.
+    pub thermal: Option<usize>,
     /// Seconds since boot when `t` was 0: a crystal just switched on warms up.
     pub born: f64,
 }
@@ -40,6 +43,16 @@ const WARMING: f64 = 2.5e-6;
 const WARM_UP: f64 = 240.0;
 
 impl Wander {
+    /// Warmth so far, of this member's kind.
+    pub(super) fn heat(&self, heat: &[f64; KINDS]) -> f64 {
+        self.thermal.map_or(0.0, |kind| heat[kind])
+    }
+
+    /// Variance of the third number of the state before anything is learned.
+    pub(super) fn third_variance(&self) -> f64 {
+        if self.thermal.is_some() { SLOPE * SLOPE } else { self.swing * self.swing }
+    }
+
     /// Variance of the swing's rate, 1/s².
     pub(super) fn rate_variance(&self) -> f64 {
         if self.swing == 0.0 {
@@ -55,12 +68,21 @@ impl Wander {
 pub(super) struct Seconds {
     /// When.
     pub t: f64,
+    /// Warmth so far.
+    pub heat: [f64; KINDS],
     /// What x + B and −x + B are at most.
     pub most: [f64; 2],
     /// Whose.
     pub slot: u8,
     /// It counts.
     pub counts: bool,
+}
+
+impl Seconds {
+    /// When, with the warmth so far.
+    pub(super) const fn moment(&self) -> Moment {
+        Moment { t: self.t, heat: self.heat }
+    }
 }
 
 /// Two Gaussian sites in natural form: precision, precision × mean.
@@ -74,6 +96,8 @@ pub(super) struct Site {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Belief {
     pub t: f64,
+    /// Warmth so far, of the member's kind.
+    pub heat: f64,
     pub mean: Vector,
     pub cov: Matrix,
 }
@@ -95,23 +119,25 @@ pub(super) type Queues = [[Queue; 2]; SLOTS];
 
 impl Belief {
     pub(super) const fn nothing() -> Self {
-        Self { t: 0.0, mean: [0.0; DIM], cov: [[0.0; DIM]; DIM] }
+        Self { t: 0.0, heat: 0.0, mean: [0.0; DIM], cov: [[0.0; DIM]; DIM] }
     }
 
     /// Goes on by `dt` seconds; `base_walk` is the variance each base delay gains per second.
     pub(super) fn predict(
         &mut self,
-        to: f64,
+        to: &Moment,
         wander: &Wander,
         dim: usize,
         base_walk: &[f64; SLOTS],
     ) {
-        let dt = to - self.t;
+        let dt = to.t - self.t;
         if dt <= 0.0 {
             return;
         }
+        let heat = wander.heat(&to.heat);
+        let warmer = heat - self.heat;
         let boot = self.t + wander.born;
-        self.t = to;
+        (self.t, self.heat) = (to.t, heat);
         if (0.0..20.0 * WARM_UP).contains(&boot) {
             let warm = WARMING * WARMING * libm::exp(-boot / WARM_UP) * -libm::expm1(-dt / WARM_UP);
             let p = &mut self.cov;
@@ -122,7 +148,7 @@ impl Belief {
         }
         let steps =
             if wander.swing == 0.0 { 1.0 } else { (dt / (0.1 * wander.period)).ceil().min(128.0) };
-        let moved = Moved::over(dt / steps, wander);
+        let moved = Moved::over(dt / steps, wander, warmer);
         for _ in 0..steps as usize {
             self.pass(&moved, dim);
         }
@@ -201,7 +227,7 @@ const PHASE: f64 = 1e-20;
 impl Moved {
     /// r' = −ω²g − γr + noise, g' = r, x' = f + g. The noise is that of a short step, in which
     /// the spring has hardly pulled.
-    fn over(dt: f64, wander: &Wander) -> Self {
+    fn over(dt: f64, wander: &Wander, warmer: f64) -> Self {
         let q = wander.walk * wander.walk;
         let (d2, d3) = (dt * dt, dt * dt * dt);
         let mut noise = [[0.0; HEAD]; HEAD];
@@ -209,6 +235,10 @@ impl Moved {
         noise[0][1] = q * d2 / 2.0;
         noise[1][0] = noise[0][1];
         noise[1][1] = q * dt;
+        if wander.thermal.is_some() {
+            noise[2][2] = SLOPE_WALK * SLOPE_WALK * dt;
+            return Self { dt, x: [warmer, 0.0], g: [1.0, 0.0], r: [0.0; 2], noise };
+        }
         if wander.swing == 0.0 {
             return Self { dt, x: [0.0; 2], g: [0.0; 2], r: [0.0; 2], noise };
         }
@@ -281,7 +311,7 @@ impl Member {
         let n = shared.samples.len() - 1;
         let sample = &shared.samples[n];
         let slot = usize::from(sample.slot);
-        self.after.predict(sample.t, &self.wander, shared.dim, shared.base_walk);
+        self.after.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
         let mut site = Site::default();
         let seen = [0, 1].map(|d| {
             let trace = self.after.sum(d, slot, shared.dim);
@@ -307,7 +337,7 @@ impl Member {
             if !sample.counts {
                 continue;
             }
-            belief.predict(sample.t, &self.wander, shared.dim, shared.base_walk);
+            belief.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
                 let trace = belief.sum(d, usize::from(sample.slot), shared.dim);
                 belief.update(&trace, self.sites[i].tau[d], self.sites[i].nu[d], shared.dim);
@@ -332,15 +362,16 @@ impl Member {
         let dim = shared.dim;
         let mut l: Vector = [0.0; DIM];
         let mut big: Matrix = [[0.0; DIM]; DIM];
-        let mut later: Option<f64> = None;
+        let mut later: Option<(f64, f64)> = None;
         for (i, sample) in shared.samples.iter().enumerate().rev() {
             if !sample.counts {
                 continue;
             }
-            if let Some(later) = later {
-                back(&mut l, &mut big, later - sample.t, &self.wander, dim);
+            let heat = self.wander.heat(&sample.heat);
+            if let Some((t, warm)) = later {
+                back(&mut l, &mut big, t - sample.t, &self.wander, warm - heat, dim);
             }
-            later = Some(sample.t);
+            later = Some((sample.t, heat));
             let slot = usize::from(sample.slot);
             for d in [1, 0] {
                 let trace = &traces[i][d];
@@ -415,7 +446,7 @@ impl Member {
     pub(super) fn shed(&mut self, shared: &Shared) {
         let sample = &shared.samples[0];
         if sample.counts {
-            self.before.predict(sample.t, &self.wander, shared.dim, shared.base_walk);
+            self.before.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
                 let trace = self.before.sum(d, usize::from(sample.slot), shared.dim);
                 let site = &self.sites[0];
@@ -455,20 +486,34 @@ impl Member {
             && (0..DIM).all(|i| self.after.cov[i][i].is_finite() && self.after.cov[i][i] >= -1e-15)
     }
 
-    /// The frequency last believed.
-    pub(super) fn frequency(&self) -> f64 {
-        self.after.mean[1] + self.after.mean[2]
+    /// How much of the third number of the state is frequency, at this warmth.
+    fn third(&self, warmth: &[f64; KINDS]) -> f64 {
+        self.wander.thermal.map_or(1.0, |kind| warmth[kind])
     }
 
-    /// Offset, frequency, rate at `t`, and the variances of the first two.
-    pub(super) fn at(&self, t: f64) -> ([f64; 3], [f64; 2]) {
+    /// The frequency last believed, at this warmth.
+    pub(super) fn frequency(&self, warmth: &[f64; KINDS]) -> f64 {
+        self.after.mean[1] + self.third(warmth) * self.after.mean[2]
+    }
+
+    /// Offset, frequency, rate at an instant, and the variances of the first two.
+    pub(super) fn at(&self, to: &Moment, warmth: &[f64; KINDS]) -> ([f64; 3], [f64; 2]) {
         let mut belief = self.after;
-        let back = (t - belief.t).min(0.0);
-        belief.predict(t, &self.wander, HEAD, &[0.0; SLOTS]);
+        let back = (to.t - belief.t).min(0.0);
+        belief.predict(to, &self.wander, HEAD, &[0.0; SLOTS]);
         let (m, p) = (&belief.mean, &belief.cov);
-        let f = m[1] + m[2];
-        let variance = p[1][1] + 2.0 * p[1][2] + p[2][2];
-        ([m[0] + back * f, f, m[3]], [p[0][0].max(0.0), variance.max(0.0)])
+        let third = self.third(warmth);
+        let f = m[1] + third * m[2];
+        let variance = p[1][1] + third * (2.0 * p[1][2] + third * p[2][2]);
+        let mut x = m[0];
+        if back < 0.0 {
+            x += if self.wander.thermal.is_some() {
+                back * m[1] + (self.wander.heat(&to.heat) - belief.heat) * m[2]
+            } else {
+                back * f
+            };
+        }
+        ([x, f, m[3]], [p[0][0].max(0.0), variance.max(0.0)])
     }
 
     /// What a sample said no longer counts.
@@ -478,11 +523,18 @@ impl Member {
 }
 
 /// The adjoint over a gap: λ ← Fᵀλ, Λ ← FᵀΛF.
-fn back(l: &mut Vector, big: &mut Matrix, dt: f64, wander: &Wander, dim: usize) {
+fn back(
+    l: &mut Vector,
+    big: &mut Matrix,
+    dt: f64,
+    wander: &Wander,
+    warmer: f64,
+    dim: usize,
+) {
     if dt <= 0.0 {
         return;
     }
-    let Moved { x, g, r, .. } = Moved::over(dt, wander);
+    let Moved { x, g, r, .. } = Moved::over(dt, wander, warmer);
     let turn = |v: [f64; 4]| {
         [
             v[0],

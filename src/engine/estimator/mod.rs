@@ -2,11 +2,13 @@
 mod member;
 mod server;
 mod site;
+mod thermal;
 
 use crate::units::{Nanos, Ppm, RawTime};
 use member::{Belief, HEAD, Member, Seconds, Shared, Trace, WINDOW, Wander};
 use server::{SLOTS, Server, Tally};
 use site::Queue;
+use thermal::{BENT, KINDS, Learned, SLOPE, Thermometer};
 
 /// A server's index, stable for its life.
 pub type ServerId = usize;
@@ -88,7 +90,7 @@ pub struct DriftMemory {
 
 /// The bank: how a crystal may wander. Random walks from quiet to a sunny window sill, and two
 /// with momentum, for boxes that warm up and cool down. Behind each, how common such crystals are (log).
-const BANK: [(Wander, f64); 8] = [
+const BANK: [(Wander, f64); 11] = [
     (walk(3e-10), -0.7),
     (walk(1e-9), 0.0),
     (walk(3e-9), -1.0),
@@ -97,14 +99,21 @@ const BANK: [(Wander, f64); 8] = [
     (swing(2000.0), -4.5),
     (swing(3600.0), -3.8),
     (swing(6500.0), -4.5),
+    (thermal(0), -1.5),
+    (thermal(1), -1.5),
+    (thermal(2), -1.5),
 ];
 
 const fn walk(walk: f64) -> Wander {
-    Wander { walk, swing: 0.0, period: 0.0, lasts: 0.0, born: 0.0 }
+    Wander { walk, swing: 0.0, period: 0.0, lasts: 0.0, thermal: None, born: 0.0 }
 }
 
 const fn swing(period: f64) -> Wander {
-    Wander { walk: 1e-9, swing: 1.2e-6, period, lasts: period, born: 0.0 }
+    Wander { walk: 1e-9, swing: 1.2e-6, period, lasts: period, thermal: None, born: 0.0 }
+}
+
+const fn thermal(kind: usize) -> Wander {
+    Wander { thermal: Some(kind), ..walk(1e-9) }
 }
 
 /// Past predictions fade with this time constant, seconds.
@@ -145,6 +154,8 @@ pub struct Estimator {
     start: (f64, f64),
     shed: bool,
     last: f64,
+    thermometer: Thermometer,
+    learned: [Option<Learned>; KINDS],
 }
 
 impl Estimator {
@@ -166,6 +177,8 @@ impl Estimator {
             start: (0.0, 0.0),
             shed: false,
             last: 0.0,
+            thermometer: Thermometer::new(),
+            learned: [None; KINDS],
         };
         new.expect(prior);
         new
@@ -237,7 +250,7 @@ impl Estimator {
             self.burst(t, 6);
         }
         self.last = t;
-        let frequency = self.members[self.best()].frequency();
+        let frequency = self.members[self.best()].frequency(&self.thermometer.warmth(self.last));
         // A clock that shows whole seconds has shown this one for half of it, on average.
         let precision = sample.precision.as_secs_f64();
         let skew = self.servers[slot].skew - if precision > COARSE { precision / 2.0 } else { 0.0 };
@@ -249,7 +262,8 @@ impl Estimator {
         if self.samples.len() == WINDOW {
             self.shed_first();
         }
-        self.samples.push(Seconds { t, most, slot: slot as u8, counts });
+        let heat = self.thermometer.moment(t).heat;
+        self.samples.push(Seconds { t, heat, most, slot: slot as u8, counts });
         let n = self.samples.len() - 1;
         self.members.iter_mut().for_each(|m| m.unsay(n));
         self.servers[slot].hear(t, &most, sample.precision.as_secs_f64());
@@ -287,16 +301,32 @@ impl Estimator {
         let half = ((first.most[0] + first.most[1]) / 2.0).max(1e-5);
         let bases = self.servers.map(|s| s.first_base());
         let f = self.start;
+        let reference = self.thermometer.reference;
+        let slopes = self.learned.map(|learned| match (learned, reference) {
+            (Some(l), Some(reference)) => (l.slope, l.variance, l.at - reference),
+            _ => (0.0, SLOPE * SLOPE, 0.0),
+        });
         let born = self.origin.map_or(0.0, |(zero, _)| zero.as_nanos() as f64 * 1e-9);
         for m in &mut self.members {
             m.wander.born = born;
             let mut b = Belief::nothing();
             b.t = first.t;
+            b.heat = m.wander.heat(&first.heat);
             b.mean[0] = middle;
             b.mean[1] = f.0;
             b.cov[0][0] = half * half;
             b.cov[1][1] = f.1 * f.1;
-            b.cov[2][2] = m.wander.swing * m.wander.swing;
+            b.cov[2][2] = m.wander.third_variance();
+            if let Some(kind) = m.wander.thermal {
+                // the frequency is known at one temperature: f = known − θ·φ there
+                let (slope, variance, known_at) = slopes[kind];
+                b.mean[2] = slope;
+                b.cov[2][2] = variance;
+                b.mean[1] -= slope * known_at;
+                b.cov[1][1] += known_at * known_at * variance;
+                b.cov[1][2] = -known_at * variance;
+                b.cov[2][1] = b.cov[1][2];
+            }
             b.cov[3][3] = m.wander.rate_variance();
             for (slot, &(mean, variance)) in bases.iter().enumerate() {
                 b.mean[HEAD + slot] = mean;
@@ -346,6 +376,7 @@ impl Estimator {
         if self.surprise(slot) {
             return;
         }
+        self.note_slopes();
         if self.counted < 24 {
             self.sweep_all(1);
         } else {
@@ -412,7 +443,7 @@ impl Estimator {
         let mut found = 0;
         let mut edge = [f64::INFINITY; 2];
         for (i, s) in self.samples.iter().enumerate().rev().filter(|(_, s)| own(s)).take(packets) {
-            let (x, _) = self.members[best].at(s.t);
+            let (x, _) = self.members[best].at(&s.moment(), &[0.0; KINDS]);
             edge = [edge[0].min(s.most[0] - x[0]), edge[1].min(s.most[1] + x[0])];
             (first, found) = (i, found + 1);
         }
@@ -426,7 +457,8 @@ impl Estimator {
                 self.shed_first();
             }
         }
-        let sd = self.members[best].at(self.last).1[0].sqrt();
+        let now = self.thermometer.moment(self.last);
+        let sd = self.members[best].at(&now, &[0.0; KINDS]).1[0].sqrt();
         let server = &mut self.servers[slot];
         let unsure =
             server.slow / f64::from(found) + sd + (server.softness() / f64::from(found)).sqrt();
@@ -466,7 +498,7 @@ impl Estimator {
         let since = self.samples.last().map_or(0.0, |s| s.t)
             - self.samples[..first].iter().rfind(|s| s.counts).map_or(f64::INFINITY, |s| s.t);
         let slope = if since.is_finite() { by / since.max(1.0) } else { 0.0 };
-        let frequency = self.members[self.best()].frequency();
+        let frequency = self.members[self.best()].frequency(&self.thermometer.warmth(self.last));
         let frequency = if frequency.is_finite() { frequency } else { 0.0 };
         self.start = (frequency, slope.clamp(2e-6, 0.02));
         self.samples.drain(..first);
@@ -566,6 +598,7 @@ impl Estimator {
             return None;
         }
         let t = self.seconds(at);
+        let (moment, warmth) = (self.thermometer.moment(t), self.thermometer.warmth(t));
         let total: f64 = self.members.iter().map(|m| libm::exp(m.weight)).sum();
         let evenness = 1.0
             - self.servers_that_count().map(Server::sharpness).sum::<f64>()
@@ -575,7 +608,7 @@ impl Estimator {
         let mut parts = [[(0.0, 0.0, 0.0); BANK.len()]; 2];
         for (i, m) in self.members.iter().enumerate() {
             let share = libm::exp(m.weight) / total;
-            let (x, v) = m.at(t);
+            let (x, v) = m.at(&moment, &warmth);
             for k in 0..3 {
                 mean[k] += share * x[k];
             }
@@ -629,7 +662,33 @@ impl Estimator {
     }
 
     /// Takes a reading of the board's thermometer.
-    pub fn temperature(&mut self, _at: RawTime, _celsius: f64) {}
+    pub fn temperature(&mut self, at: RawTime, celsius: f64) {
+        self.thermometer.read(self.seconds(at), celsius);
+    }
+
+    /// By how many kelvin a warmth is outside the range its slope was learned in.
+    fn beyond(&self, kind: usize, warmth: f64) -> f64 {
+        let Some((low, high)) = self.learned[kind].map(|l| l.range) else { return 0.0 };
+        let celsius = warmth + self.thermometer.reference.unwrap_or(0.0);
+        (low - celsius).max(celsius - high).max(0.0)
+    }
+
+    /// What the thermal members know at the newest sample.
+    fn note_slopes(&mut self) {
+        let Some(reference) = self.thermometer.reference else { return };
+        let warmth = self.thermometer.warmth(self.last);
+        for m in &self.members {
+            let Some(kind) = m.wander.thermal else { continue };
+            let (slope, variance) = (m.after.mean[2], m.after.cov[2][2]);
+            if !(slope.is_finite() && variance > 0.0 && variance.is_finite()) {
+                continue;
+            }
+            let at = warmth[kind] + reference;
+            let (low, high) = self.learned[kind].map_or((at, at), |l| l.range);
+            let range = (low.min(at), high.max(at));
+            self.learned[kind] = Some(Learned { slope, variance, at, range });
+        }
+    }
 
     /// How long after its last exchange a server's next one is worth its packet.
     #[must_use]
@@ -652,7 +711,7 @@ impl Estimator {
             frequency_ppm: e.frequency.get(),
             sd_ppm: e.frequency_bound.get() / COVER,
             wander: self.members.iter().map(|m| m.weight).collect(),
-            thermal: Vec::new(),
+            thermal: self.learned.iter().flatten().flat_map(Learned::kept).collect(),
         })
     }
 
@@ -662,6 +721,11 @@ impl Estimator {
             // the crystal was off, and is colder or warmer now
             let sd = Ppm::new(libm::hypot(memory.sd_ppm, 0.5));
             self.expect(Some(FrequencyPrior { frequency: Ppm::new(memory.frequency_ppm), sd }));
+        }
+        if memory.thermal.len() == 5 * KINDS {
+            for (learned, kept) in self.learned.iter_mut().zip(memory.thermal.chunks(5)) {
+                *learned = Learned::from_kept(kept);
+            }
         }
         if memory.wander.len() == self.members.len() {
             for (m, &weight) in self.members.iter_mut().zip(&memory.wander) {
@@ -683,7 +747,7 @@ impl Estimator {
         let mut n = 0;
         let own = self.samples.iter().rev().filter(|s| usize::from(s.slot) == slot).take(8);
         for s in own {
-            let (x, _) = best.at(s.t);
+            let (x, _) = best.at(&s.moment(), &[0.0; KINDS]);
             edge = [edge[0].min(s.most[0] - x[0]), edge[1].min(s.most[1] + x[0])];
             n += 1;
         }
@@ -695,7 +759,8 @@ impl Estimator {
             return Some((Nanos::from_secs_f64(mean), Nanos::from_secs_f64(COVER * sd)));
         }
         let unsure = known.slow / f64::from(n) + (known.softness() / f64::from(n)).sqrt();
-        let sd = best.at(self.last).1[0].sqrt() + unsure;
+        let now = self.thermometer.moment(self.last);
+        let sd = best.at(&now, &[0.0; KINDS]).1[0].sqrt() + unsure;
         Some((Nanos::from_secs_f64((edge[0] - edge[1]) / 2.0), Nanos::from_secs_f64(COVER * sd)))
     }
 }
