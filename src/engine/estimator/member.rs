@@ -523,14 +523,7 @@ impl Member {
 }
 
 /// The adjoint over a gap: λ ← Fᵀλ, Λ ← FᵀΛF.
-fn back(
-    l: &mut Vector,
-    big: &mut Matrix,
-    dt: f64,
-    wander: &Wander,
-    warmer: f64,
-    dim: usize,
-) {
+fn back(l: &mut Vector, big: &mut Matrix, dt: f64, wander: &Wander, warmer: f64, dim: usize) {
     if dt <= 0.0 {
         return;
     }

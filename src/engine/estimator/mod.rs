@@ -608,7 +608,12 @@ impl Estimator {
         let mut parts = [[(0.0, 0.0, 0.0); BANK.len()]; 2];
         for (i, m) in self.members.iter().enumerate() {
             let share = libm::exp(m.weight) / total;
-            let (x, v) = m.at(&moment, &warmth);
+            let (x, mut v) = m.at(&moment, &warmth);
+            if let Some(kind) = m.wander.thermal {
+                let beyond = BENT * self.beyond(kind, warmth[kind]);
+                v[1] += beyond * beyond;
+                v[0] += (beyond * (t - self.last).max(0.0)).powi(2);
+            }
             for k in 0..3 {
                 mean[k] += share * x[k];
             }

@@ -5,7 +5,6 @@
 //! matters on a given board is not known, so several *warmths* are offered, each the temperature
 //! through a lag, and each with a member of the bank that learns its own slope θ (1/K):
 //! d(truth − raw)/dt = f + θ·φ(t). Between two instants the offset moves by θ·ΔΦ, Φ = ∫φ dt.
-use super::member::WINDOW;
 
 /// Kinds of warmth.
 pub(super) const KINDS: usize = 3;
@@ -187,8 +186,7 @@ mod tests {
 
     #[test]
     fn what_was_learned_survives_the_drift_file() {
-        let learned =
-            Learned { slope: -0.2e-6, variance: 1e-16, at: 41.5, range: (30.0, 55.0) };
+        let learned = Learned { slope: -0.2e-6, variance: 1e-16, at: 41.5, range: (30.0, 55.0) };
         let back = Learned::from_kept(&learned.kept()).expect("sane");
         assert!((back.slope - learned.slope).abs() < 1e-15 && back.range == learned.range);
         assert!(Learned::from_kept(&[f64::NAN, 0.1, 40.0, 30.0, 50.0]).is_none());
