@@ -1,4 +1,52 @@
 //! Offset and frequency of the crystal from exchanges, with an honest bound.
+//!
+//! # Frame
+//! Everything is kept against `CLOCK_MONOTONIC_RAW`, which nobody steers: corrections of the clock
+//! never falsify what was heard, and the slope is the crystal's own. x(t) is truth − raw,
+//! f = dx/dt = −(crystal error); the kernel is told f.
+//!
+//! # What a packet says
+//! With the base delay B of its server (one way; half the shortest round trip) and a queue q ≥ 0,
+//!
+//! ```text
+//! T2 − T1 =  x + B + q₁ + ε      so   x + B ≤ y₁, softly
+//! T3 − T4 =  x − B − q₂ + ε      so  −x + B ≤ y₂, softly
+//! ```
+//!
+//! (RFC 5905 §8 for the four stamps; Moon, Skelly, Towsley 1999 and Geng et al. 2018, *Huygens*, for
+//! offsets as the space between one-sided bounds, which tighten with 1/n and not 1/√n.) q is exponential,
+//! ε normal; the posterior of a Gaussian belief behind such a packet has its moments in closed
+//! form, see `site`. A small share of packets is from elsewhere (strays), so that no packet is certain.
+//! Mean queue, softness and strays of each server are learned by expectation maximisation, see `server`.
+//!
+//! # What a crystal does
+//! State of a *member*: x, f (random walk of strength σ per √s), a third and a fourth number, and each
+//! server's B. The third number is a swing of the frequency (a damped oscillator, the fourth its rate: sun,
+//! heating), or the slope θ of a thermal member: dx/dt = f + θ·φ(t), φ the temperature through a lag,
+//! see `thermal`. The bank holds walks from 3·10⁻¹⁰ to 4·10⁻⁸, three swings and three thermal members; each
+//! is weighed by how well it predicted (log evidence, fading over 8 h), and the estimate is their
+//! mixture. So the wander is learned, and the thermometer is used only as far as it has predicted.
+//!
+//! # How the packets are put together
+//! Expectation propagation (Minka 2001) over the last 96 samples: each packet is a Gaussian site;
+//! a forward Kalman pass and a backward pass of the adjoint (modified Bryson-Frazier, Bierman
+//! 1973: no matrix is inverted) give every site's cavity, the packet is seen again through it, and so on.
+//! One pass alone grows overconfident. What leaves the window stays as a Gaussian.
+//!
+//! # Surprises
+//! * Packets faster than B allows, twice: B is smaller (`too_fast`); at the start, where B was guessed
+//!   from delayed packets, everything is begun again from them.
+//! * Many late packets in a row, judged by how common late ones are: another route (`too_late`). The offset
+//!   is held meanwhile, which shows how uneven the change was; that `skew` is taken off.
+//! * Most servers break their edges again and again without being faster: offset or frequency are not
+//!   what they were (`upset`): begun again, the frequency as uncertain as the jump suggests.
+//!
+//! # The bound
+//! 95 % of the mixture of all members, stretched by what moment matching leaves out (more where
+//! round trips do not look like queues), and what the servers' own views differ by. It speaks of paths that are
+//! symmetric up to that difference: an asymmetry all servers share is seen by nobody. A server that
+//! shows only whole seconds adds its resolution, and a temperature outside the learned range adds the
+//! curve of the crystal.
 mod member;
 mod server;
 mod site;
@@ -89,7 +137,7 @@ pub struct DriftMemory {
 }
 
 /// The bank: how a crystal may wander. Random walks from quiet to a sunny window sill, and two
-/// with momentum, for boxes that warm up and cool down. Behind each, how common such crystals are (log).
+/// with momentum, for boxes that warm up and cool down, and those that follow the thermometer. Behind each, how common such crystals are (log).
 const BANK: [(Wander, f64); 11] = [
     (walk(3e-10), -0.7),
     (walk(1e-9), 0.0),
