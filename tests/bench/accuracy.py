@@ -11,10 +11,10 @@ import datetime
 import json
 import math
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = ROOT / "tests/data/peers-accuracy.csv"
@@ -82,13 +82,10 @@ def peers():
 
 
 def run(binary, scenario, interval, seed):
-    began = time.monotonic()
     done = subprocess.run(
         [binary, "simulate", scenario, "--seed", str(seed), "--sync-interval", f"{interval}s", "--json"],
         check=True, capture_output=True, timeout=600)
-    outcome = json.loads(done.stdout)
-    outcome["took_s"] = time.monotonic() - began
-    return outcome
+    return json.loads(done.stdout)
 
 
 def middle(runs, key):
@@ -200,20 +197,21 @@ def main():
     parser.add_argument("--binary", default=str(ROOT / "target/release/leadville-timesync"))
     parser.add_argument("--write", action="store_true", help="put the table into README")
     parser.add_argument("--only", help="scenarios, by comma")
+    parser.add_argument("--seeds", type=int, default=1000, help="at most so many of each")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     options = parser.parse_args()
     rows = [r for r in ROWS if not options.only or r[0] in options.only.split(",")]
     table = peers()
-    results, seeds, faults, took, days = {}, {}, [], 0.0, 0.0
+    results, seeds, faults, days = {}, {}, [], 0.0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for name, interval, count, limits in rows:
+            count = min(count, options.seeds)
             wanted = range(options.first_seed, options.first_seed + count)
             runs = list(pool.map(lambda seed: run(options.binary, name, interval, seed), wanted))
             got = figures(runs)
             got["all_packets"] = statistics.median(r["packets"] for r in runs)
             results[name, interval], seeds[name, interval] = got, count
-            took += sum(r["took_s"] for r in runs)
             days += sum(r["hours"] for r in runs) / 24
             faults += exceeded(name, interval, got, limits)
             print(f"{name:9} {interval:3} s  rms {shown(got['rms'])}  sd {shown(got['sd'])}  "
@@ -222,10 +220,12 @@ def main():
     faults += more
     text = report(results, ratios, table, seeds)
     print(text)
-    pace = took / days
-    print(f"\n{pace:.2f} s per simulated day ({days:.0f} days)")
+    # processor time: others may be busy here too
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    pace = (spent.ru_utime + spent.ru_stime) / days
+    print(f"\n{pace:.2f} s of a processor per simulated day ({days:.0f} days)")
     if pace > SECONDS_PER_DAY:
-        faults.append(f"{pace:.2f} s per simulated day, the limit is {SECONDS_PER_DAY}")
+        faults.append(f"{pace:.2f} s of a processor per simulated day, the limit is {SECONDS_PER_DAY}")
     if options.write:
         readme = ROOT / "README.md"
         whole = readme.read_text(encoding="utf-8")
