@@ -128,7 +128,7 @@ impl Engine {
     /// The word that carries the timeline, if one does.
     #[must_use]
     pub fn by_hand(&self) -> Option<ByHand> {
-        self.by_hand.filter(|_| !self.fixed)
+        self.by_hand.filter(|_| !self.fixed())
     }
 
     /// Whether somebody's word would be taken.
@@ -136,7 +136,7 @@ impl Engine {
     /// # Errors
     /// Why not, in a sentence.
     pub fn weigh(&self, now: Reading, word: &Word) -> Result<(), String> {
-        if self.fixed {
+        if self.fixed() {
             return Err("servers have said what time it is since the start; what people say \
                         gives way to them"
                 .into());
@@ -144,12 +144,11 @@ impl Engine {
         if !(RANGE.0..=RANGE.1).contains(&word.uncertainty) {
             return Err("the uncertainty must be from 1 ms to 1 h".into());
         }
-        let built = self.settings.built;
-        let latest = built + Nanos::from_secs(20 * 31_556_952);
-        if word.utc < built - DAY || word.utc > latest {
+        let (earliest, latest) = self.settings.dates();
+        if word.utc < earliest || word.utc > latest {
             return Err(format!(
                 "that cannot be: this program is from {}",
-                built.iso(0).chars().take(10).collect::<String>()
+                self.settings.built.iso(0).chars().take(10).collect::<String>()
             ));
         }
         if let Some(mark) = self.settings.mark.filter(|m| word.utc < *m - DAY) {
@@ -199,7 +198,7 @@ impl Engine {
 
     /// Somebody set the clock before any server was heard: a candidate, until one is.
     pub(super) fn take_date(&mut self, now: Reading) {
-        if self.fixed || self.discipline.settled {
+        if self.fixed() || self.discipline.settled {
             return;
         }
         let word = Word { utc: now.utc, at: now.raw, uncertainty: DATE_COMMAND, how: How::Date };

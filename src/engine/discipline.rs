@@ -1,6 +1,6 @@
 //! What the kernel is asked to do, and when it may be asked: the table of states and steps.
 //!
-//! | | before settled | after settled | under a lock |
+//! | | before settled | after settled | under a lock (a slew under way is stopped) |
 //! |---|---|---|---|
 //! | over 20 ms | step | slew at 500 ppm; over 1 s one step if a verified majority insists for 5 min | frequency within ±1 ppm only |
 //! | up to 20 ms | slew | slew | frequency within ±1 ppm only |
@@ -360,11 +360,9 @@ impl Discipline {
         verified: bool,
         out: &mut Vec<Output>,
     ) -> Option<Refusal> {
-        let limit = self.limits.max_frequency.get();
-        let wanted = estimate.frequency.get().clamp(-limit, limit);
+        let wanted = self.allowed_frequency(estimate);
         if self.locked() {
-            let (at, by) = (self.locked_at.get(), self.limits.lock_frequency.get());
-            self.tune(wanted.clamp(at - by, at + by), out);
+            self.tune(wanted, out);
             return None;
         }
         if self.foreign.len() >= 3 && self.foreign.iter().all(|(at, _)| now.raw - *at < HOUR) {
@@ -415,19 +413,26 @@ impl Discipline {
         offset: Nanos,
         out: &mut Vec<Output>,
     ) {
-        let limit = self.limits.max_frequency.get();
-        let wanted = estimate.frequency.get().clamp(-limit, limit);
+        let wanted = self.allowed_frequency(estimate);
         let quiet = (wanted - self.told.get()).abs() < 0.005 && offset.abs() < FOLLOWED;
         if quiet || !self.settled || self.undo.is_some() || offset.abs() > self.limits.step_above {
             return;
         }
-        if self.locked() {
-            let (at, by) = (self.locked_at.get(), self.limits.lock_frequency.get());
-            self.tune(wanted.clamp(at - by, at + by), out);
-            return;
-        }
         self.tune(wanted, out);
-        self.slew(now, offset, out);
+        if !self.locked() {
+            self.slew(now, offset, out);
+        }
+    }
+
+    /// The estimate's frequency as far as the limits, and a lock, allow it; ppm.
+    fn allowed_frequency(&self, estimate: &Estimate) -> f64 {
+        let limit = self.limits.max_frequency.get();
+        let wanted = estimate.frequency.get().clamp(-limit, limit);
+        if !self.locked() {
+            return wanted;
+        }
+        let (at, by) = (self.locked_at.get(), self.limits.lock_frequency.get());
+        wanted.clamp(at - by, at + by)
     }
 
     fn tune(&mut self, ppm: f64, out: &mut Vec<Output>) {

@@ -6,8 +6,10 @@
 //! Samples live on the raw timeline, which nobody steers; a correction never falsifies them.
 //! What may be done to the clock when is the table in [`discipline`].
 pub mod byhand;
+mod dates;
 pub mod discipline;
 pub mod estimator;
+mod leap;
 pub mod packet;
 pub mod refclock;
 pub mod select;
@@ -74,6 +76,14 @@ pub struct Settings {
     pub spent: Vec<discipline::Spent>,
     /// Chance, for the jitter of polls.
     pub seed: u64,
+}
+
+impl Settings {
+    /// The first and the last date that are believed: the program's own, less a day, and twenty
+    /// years on.
+    fn dates(&self) -> (UtcTime, UtcTime) {
+        (self.built - DAY, self.built + Nanos::from_secs(20 * 31_556_952))
+    }
 }
 
 /// What happened outside.
@@ -236,7 +246,6 @@ pub struct Engine {
     phase: Phase,
     why: Option<String>,
     verified: bool,
-    fixed: bool,
     by_hand: Option<ByHand>,
     /// How far the used sources are from UTC, when no server has confirmed their time.
     unconfirmed: Option<Nanos>,
@@ -284,7 +293,6 @@ impl Engine {
             phase: if settings.restored { Phase::Restored } else { Phase::Starting },
             why: None,
             verified: false,
-            fixed: false,
             by_hand: None,
             unconfirmed: None,
             doubt: Nanos::ZERO,
@@ -435,7 +443,7 @@ impl Engine {
             .map(|s| s.next_poll);
         let locks = self.discipline.locks.iter().map(|l| l.until);
         let waits = [(!self.heard_out, LAST_WORD), (!self.waited, FIRST_FIX_PATIENCE)];
-        let waits = waits.into_iter().filter(|(open, _)| *open && !self.fixed);
+        let waits = waits.into_iter().filter(|(open, _)| *open && !self.fixed());
         let patience = waits
             .filter_map(|(_, span)| self.first_asked.map(|t| t + span + Nanos::from_millis(1)));
         polls.chain(locks).chain(patience).min()
@@ -470,7 +478,7 @@ impl Engine {
     /// The estimate at `at`, once there was a first fix or somebody's word.
     #[must_use]
     pub fn estimate(&self, at: RawTime) -> Option<Estimate> {
-        if !self.fixed {
+        if !self.fixed() {
             return self.by_hand_estimate(at);
         }
         let mut estimate = self.believed(at)?;
@@ -524,7 +532,7 @@ impl Engine {
     }
 
     fn max_error_at(&self, now: RawTime, estimate: &Estimate) -> Option<Nanos> {
-        if !self.fixed {
+        if !self.fixed() {
             return Some(estimate.bound);
         }
         let (at, error) = self.max_error?;
@@ -547,36 +555,17 @@ impl Engine {
         }
     }
 
-    /// Whether a leap second is so near that neither clock nor servers can be trusted.
-    fn leaping(&self, at: RawTime) -> bool {
-        self.leap_moment.is_some_and(|m| (at - m).abs() < discipline::LEAP_CALM)
-    }
-
-    /// At a leap second every instant gets another name; no clock was wrong before or is after.
-    fn pass_leap(&mut self, now: RawTime) {
-        let Some((at, by)) = self.announced.filter(|(at, _)| now >= *at) else { return };
-        self.announced = None;
-        self.estimator.rename(by);
-        self.shared = self.shared.map(|(then, low, high)| (then, low + by, high + by));
-        for s in &mut self.sources {
-            s.rename(by);
-        }
-        self.leap = Leap::None;
-        self.leap_seen = Some(at);
-    }
-
     fn reply(&mut self, now: Reading, id: ServerId, exchange: &Exchange) {
         if self.leaping(exchange.received) || self.leaping(now.raw) {
             self.sources[id].asked = None;
             self.plan(now, id);
             return;
         }
-        let built = self.settings.built;
-        let years = |n: i64| Nanos::from_secs(n * 31_556_952);
+        let (earliest, latest) = self.settings.dates();
         let rules = Rules {
-            around: built + years(10),
-            earliest: built - DAY,
-            latest: built + years(20),
+            around: earliest + (latest - earliest).half(),
+            earliest,
+            latest,
             mark: self.settings.mark,
             own: if self.gave_time(id, now.raw) { &self.own } else { &[] },
         };
@@ -630,7 +619,7 @@ impl Engine {
             self.tell(Event::Silent(id, why));
         }
         self.plan(now, id);
-        if !self.fixed {
+        if !self.fixed() {
             self.first_fix(now);
         }
     }
@@ -643,16 +632,24 @@ impl Engine {
             s.hurry(now.raw);
         }
         self.estimator = timeline(self.memory().as_ref());
-        self.fixed = false;
+        self.forget_fix();
         self.by_hand = None;
-        (self.unconfirmed, self.lineage, self.doubt) = (None, None, Nanos::ZERO);
-        self.fixed_at = None;
         self.max_error = None;
-        self.shared = None;
         self.first_asked = None;
-        self.waited = false;
-        self.heard_out = false;
         self.enter(Phase::Starting, Some("the machine slept".into()));
+    }
+
+    /// The first fix is to be made anew.
+    fn forget_fix(&mut self) {
+        self.fixed_at = None;
+        (self.unconfirmed, self.lineage, self.doubt) = (None, None, Nanos::ZERO);
+        self.shared = None;
+        (self.waited, self.heard_out) = (false, false);
+    }
+
+    /// Whether there was a first fix.
+    fn fixed(&self) -> bool {
+        self.fixed_at.is_some()
     }
 
     // ── judgement ────────────────────────────────────────────────────────────────────────
@@ -729,19 +726,19 @@ impl Engine {
         let vote = select::vote(&intervals).or_else(|| self.lenient_vote(now.raw));
         let Some(vote) = vote else {
             self.quarrel(now);
-            if !self.fixed {
+            if !self.fixed() {
                 // Remembered, for the majority that may come.
                 self.estimator.add(id, sample);
             }
             return;
         };
         // A timeline that is in force is not thrown over by a second's jump of the servers.
-        if self.fixed && self.discipline.settled && self.jumped(now, &intervals, &vote) {
+        if self.fixed() && self.discipline.settled && self.jumped(now, &intervals, &vote) {
             return;
         }
         self.elect(now.raw, &vote, &intervals);
         self.estimator.add(id, sample);
-        if !self.fixed {
+        if !self.fixed() {
             self.first_fix(now);
             return;
         }
@@ -828,7 +825,7 @@ impl Engine {
             }
             return;
         }
-        self.fixed = true;
+        self.fixed_at.get_or_insert(now.raw);
         self.use_sample(now, id);
         self.note_birth(now.raw);
     }
@@ -854,7 +851,6 @@ impl Engine {
                 self.settings.mark = Some(true_now);
             }
         }
-        self.fixed_at.get_or_insert(now.raw);
         match self.correct(now) {
             None => self.enter(Phase::Synchronised, None),
             Some(refusal) => self.freeze(refusal),
@@ -874,45 +870,6 @@ impl Engine {
         }
     }
 
-    /// Majority of the used servers; only on the last day of June or December.
-    fn leap_vote(&mut self, now: RawTime, estimate: &Estimate) {
-        let count = |l: Leap| {
-            self.selected.iter().filter(|&&i| self.sources[i].leap() == l).count() * 2
-                > self.selected.len()
-        };
-        let truth = UtcTime::from_nanos(now.as_nanos() + estimate.truth.get());
-        let announced = if !truth.is_leap_day() {
-            Leap::None
-        } else if count(Leap::Insert) {
-            Leap::Insert
-        } else if count(Leap::Delete) {
-            Leap::Delete
-        } else {
-            Leap::None
-        };
-        if announced != Leap::None {
-            self.leap_seen = Some(now);
-        }
-        // A lock keeps it from the kernel, which would step; the timeline leaps all the same.
-        self.leap = if self.discipline.locked() { Leap::None } else { announced };
-        let (second, by) = match announced {
-            Leap::None => {
-                self.announced = None;
-                if !self.leaping(now) {
-                    (self.discipline.leap, self.leap_moment) = (None, None);
-                }
-                return;
-            }
-            Leap::Insert => (86_400, Nanos::from_secs(-1)),
-            Leap::Delete => (86_399, Nanos::from_secs(1)),
-        };
-        let midnight = truth.as_nanos().div_euclid(DAY.get()) * DAY.get();
-        let at = UtcTime::from_nanos(midnight + second * 1_000_000_000);
-        let at = now + (at - truth);
-        (self.announced, self.leap_moment) = (Some((at, by)), Some(at));
-        self.discipline.leap = (self.steer && self.leap != Leap::None).then_some((at, by));
-    }
-
     fn quarrel(&mut self, now: Reading) {
         let why = "the servers contradict each other and no majority agrees".to_owned();
         for s in &mut self.sources {
@@ -923,7 +880,7 @@ impl Engine {
         }
         self.selected.clear();
         self.shared = None;
-        if self.fixed {
+        if self.fixed() {
             self.enter(Phase::Frozen, Some(why));
             self.publish(now);
         } else {
@@ -979,9 +936,9 @@ impl Engine {
         if self.discipline.locked() {
             return;
         }
-        if self.phase == Phase::Frozen || !self.fixed {
+        if self.phase == Phase::Frozen || !self.fixed() {
             self.restart_timeline();
-            self.fixed = true;
+            self.fixed_at.get_or_insert(now.raw);
         }
         self.elect(now.raw, &vote, &intervals);
         self.discipline.pardon();
@@ -991,58 +948,12 @@ impl Engine {
         }
     }
 
-    /// Three operators who agree for ten minutes know the date better than our build does.
-    fn consider_override(&mut self, now: Reading) {
-        let fresh = |s: &Source| {
-            s.misdated.filter(|(at, _)| now.raw - *at < Nanos::from_secs(1200)).map(|(_, t)| t)
-        };
-        let ids: Vec<ServerId> =
-            (0..self.sources.len()).filter(|&i| fresh(&self.sources[i]).is_some()).collect();
-        let offsets: Vec<Nanos> = ids.iter().filter_map(|&i| fresh(&self.sources[i])).collect();
-        let spread = offsets.iter().max().zip(offsets.iter().min()).map(|(a, b)| *a - *b);
-        let others = self.sources.iter().any(|s| s.sample_count() > 0);
-        let agree = self.operators(&ids) >= 3
-            && spread.is_some_and(|s| s < Nanos::from_millis(1_500))
-            && !others;
-        if !agree {
-            self.override_since = None;
-            return;
-        }
-        let since = *self.override_since.get_or_insert(now.raw);
-        if now.raw - since >= OVERRIDE_AFTER {
-            self.settings.mark = None;
-            let date = UtcTime::from_nanos(now.raw.as_nanos() + offsets[0].get());
-            // Some centuries are enough; a date far beyond would leave the range of nanoseconds.
-            self.settings.built = date.min(UtcTime::from_nanos(4_102_444_800_000_000_000));
-            self.override_since = None;
-            self.tell(Event::DateOverridden);
-            for s in &mut self.sources {
-                s.hurry(now.raw);
-            }
-        }
-    }
-
-    /// Every server that answers gives a date that cannot be: nothing to go by, and worth saying.
-    fn despair_of_dates(&mut self, now: Reading, id: ServerId) {
-        let answering = |s: &&Source| !s.retired && s.replies > 0 && s.silent() == 0;
-        let absurd = self.sources.iter().filter(answering).all(|s| s.misdated.is_some());
-        let Some((_, minus_raw)) = self.sources[id].misdated.filter(|_| absurd) else { return };
-        let date = UtcTime::from_nanos(now.raw.as_nanos().saturating_add(minus_raw.get()));
-        let refusal = Refusal::Date(date.iso(0).chars().take(10).collect());
-        if self.fixed {
-            self.freeze(refusal);
-            self.publish(now);
-        } else {
-            self.at_a_loss(refusal.to_string());
-        }
-    }
-
     // ── what goes out ────────────────────────────────────────────────────────────────────
 
     /// Corrects between samples, as when a lock ends.
     fn steer(&mut self, now: Reading) {
         if self.phase != Phase::Frozen
-            && self.fixed
+            && self.fixed()
             && let Some(refusal) = self.correct(now)
         {
             self.freeze(refusal);
@@ -1134,7 +1045,7 @@ impl Engine {
         if matches!(self.phase, Phase::Holdover | Phase::Frozen) {
             self.publish(now);
         }
-        if matches!(self.phase, Phase::Starting) && self.waited && !self.fixed {
+        if matches!(self.phase, Phase::Starting) && self.waited && !self.fixed() {
             let why = if self.sources.iter().any(|s| s.sample_count() > 0) {
                 "waiting for a second opinion"
             } else {
@@ -1142,14 +1053,14 @@ impl Engine {
             };
             self.enter(Phase::Unsynchronised, Some(why.into()));
         }
-        if !self.fixed && self.sources.iter().any(|s| s.sample_count() > 0) {
+        if !self.fixed() && self.sources.iter().any(|s| s.sample_count() > 0) {
             self.first_fix(now);
         }
     }
 
     fn plan(&mut self, now: Reading, id: ServerId) {
         let base = self.settings.sync_interval;
-        let wanted = if !self.fixed || self.sources[id].requests < 4 {
+        let wanted = if !self.fixed() || self.sources[id].requests < 4 {
             self.sources[id].eager_interval(base)
         } else if self.phase == Phase::Frozen {
             QUARREL_POLL.min(base)

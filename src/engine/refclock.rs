@@ -141,9 +141,9 @@ impl Engine {
             return;
         }
         let utc = UtcTime::from_nanos(heard.at.as_nanos().saturating_add(heard.truth.get()));
-        let latest = self.settings.built + Nanos::from_secs(20 * 31_556_952);
+        let (earliest, latest) = self.settings.dates();
         let early = self.settings.mark.is_some_and(|m| utc < m - DAY);
-        if utc < self.settings.built - DAY || utc > latest || early {
+        if utc < earliest || utc > latest || early {
             // A receiver whose weeks have rolled over is 19.6 years wrong.
             let why = if early { Rejected::BeforeMark } else { Rejected::Date };
             self.sources[id].refuse(why, now.raw);

@@ -89,7 +89,7 @@ impl Engine {
         let growth = Ppm::new(estimate.frequency_bound.get().max(PHI.get()));
         let error = self.max_error_at(now.raw, &estimate).unwrap_or(estimate.bound);
         let service = Service { truth, frequency, growth, ..service };
-        let Some(lineage) = self.lineage.filter(|_| self.fixed) else {
+        let Some(lineage) = self.lineage.filter(|_| self.fixed()) else {
             let said = self.by_hand.filter(|_| self.local)?;
             let service = Service { root_dispersion: error, reference: said.at, ..service };
             return Some(Offer { service, reference: own });
@@ -123,7 +123,7 @@ impl Engine {
     /// Nothing known, nobody heard after patience, and yet asked to lead.
     fn runs_free(&self, now: RawTime) -> bool {
         let alone = self.first_asked.is_none_or(|t| now - t > ALONE);
-        self.local && alone && !self.fixed && self.by_hand.is_none()
+        self.local && alone && !self.fixed() && self.by_hand.is_none()
     }
 
     /// Whether a source's time can be from us. Who has just started has given time to nobody: a
@@ -133,7 +133,7 @@ impl Engine {
     pub(in crate::engine) fn gave_time(&self, id: ServerId, now: RawTime) -> bool {
         if !self.sources[id].spec.nearby {
             true
-        } else if self.fixed {
+        } else if self.fixed() {
             !self.reborn.is_some_and(|(from, at)| from == id && now - at < REBORN)
         } else {
             self.by_hand.is_some() || self.runs_free(now)
@@ -165,11 +165,11 @@ impl Engine {
         // A neighbour who had UTC and follows nobody now: as good as our own holdover.
         let carried = self.sources[id].spec.nearby && reply.reference_id[..2] == OWN_CLOCK;
         let confirmed = reply.stratum < LOCAL_STRATUM;
-        if confirmed && !(carried && self.fixed) {
+        if confirmed && !(carried && self.fixed()) {
             return false;
         }
         let theirs = reply.root_distance();
-        if self.fixed {
+        if self.fixed() {
             if self.unconfirmed.is_none() != confirmed {
                 return !confirmed;
             }
@@ -202,7 +202,7 @@ impl Engine {
             let s = &self.sources[i];
             s.silent() < LOST && !s.retired && s.standing == Standing::Selected
         };
-        (self.fixed && self.phase == Phase::Synchronised)
+        (self.fixed() && self.phase == Phase::Synchronised)
             .then(|| self.selected.iter().copied().filter(heard).min_by_key(|&i| (i != first, i)))
             .flatten()
     }
@@ -273,7 +273,7 @@ impl Engine {
         let Some(estimate) = self.estimate(now.raw) else { return };
         let (truth, bound) = (estimate.truth, estimate.bound);
         self.by_hand = Some(ByHand { at: now.raw, truth, bound, how: How::Neighbour });
-        let memory = self.estimator.memory().or_else(|| self.settings.memory.clone());
+        let memory = self.memory();
         self.settings.memory.clone_from(&memory);
         self.estimator = timeline(memory.as_ref());
         for id in 0..self.sources.len() {
@@ -282,11 +282,8 @@ impl Engine {
             }
         }
         self.selected.clear();
-        (self.fixed, self.unconfirmed, self.lineage) = (false, None, None);
-        self.shared = None;
-        self.doubt = Nanos::ZERO;
-        (self.waited, self.heard_out, self.first_asked) = (false, false, Some(now.raw));
-        self.fixed_at = None;
+        self.forget_fix();
+        self.first_asked = Some(now.raw);
         self.enter(Phase::Holdover, Some("a server is heard; measuring".into()));
     }
 

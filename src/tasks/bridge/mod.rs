@@ -23,6 +23,7 @@ use pretend::Pretend;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tell::tell_link;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use watched::Watched;
@@ -624,18 +625,8 @@ impl Bridge {
         w.trouble = None;
         w.bay.link_up();
         w.list_due.get_or_insert(now + Nanos::from_secs(3));
-        info!(
-            MESSAGE_ID = crate::os::journal::message_id(crate::os::journal::Event::TimerLink),
-            EVENT = "timer_link",
-            TIMER = w.timer.name.as_str(),
-            "{} is listened to ({})",
-            w.timer.name,
-            w.address
-        );
-        let event = json!({"event": "timer", "type": "connected", "source": "amg",
-            "timer_id": w.id(), "name": w.timer.name,
-            "message": format!("{} is listened to", w.timer.name)});
-        self.shared.tell(event);
+        let message = format!("{} is listened to", w.timer.name);
+        tell_link(&self.shared, w, "connected", &message, &format!(" ({})", w.address));
         let every = self.config.bluetooth.health_report_interval;
         if every > Nanos::ZERO {
             self.health_due.get_or_insert(now + every);
@@ -653,18 +644,9 @@ impl Bridge {
             self.scan = Scan::Idle(None);
         }
         let running = w.bay.strings().current().is_some();
-        info!(
-            MESSAGE_ID = crate::os::journal::message_id(crate::os::journal::Event::TimerLink),
-            EVENT = "timer_link",
-            TIMER = w.timer.name.as_str(),
-            "the link to {} is gone{}",
-            w.timer.name,
-            if running { " in the middle of a string" } else { "" }
-        );
-        let event = json!({"event": "timer", "type": "disconnected", "source": "amg",
-            "timer_id": w.id(), "name": w.timer.name,
-            "message": format!("the link to {} is gone", w.timer.name)});
-        self.shared.tell(event);
+        let message = format!("the link to {} is gone", w.timer.name);
+        let more = if running { " in the middle of a string" } else { "" };
+        tell_link(&self.shared, w, "disconnected", &message, more);
         if running {
             self.hold(i, self.config.lock.string_link_lost).await;
         }

@@ -1,8 +1,10 @@
 //! What a timer's frames mean to others: locks, journal, events, strings kept.
 use super::Bridge;
 use super::keep::KeptString;
+use super::watched::Watched;
 use crate::os::clock;
 use crate::os::journal::{self, message_id};
+use crate::state::Shared;
 use crate::timer::string::{End, Happening, PUSH_OFF};
 use crate::units::{Nanos, RawTime, UtcTime};
 use serde_json::{Value, json};
@@ -235,4 +237,17 @@ impl Bridge {
             self.kept.dirty = true;
         }
     }
+}
+
+/// A link came or went: a line for the journal, which may say more, and an event.
+pub(super) fn tell_link(shared: &Shared, watched: &Watched, kind: &str, message: &str, more: &str) {
+    let name = watched.timer.name.as_str();
+    info!(
+        MESSAGE_ID = message_id(journal::Event::TimerLink),
+        EVENT = "timer_link",
+        TIMER = name,
+        "{message}{more}"
+    );
+    shared.tell(json!({"event": "timer", "type": kind, "source": "amg",
+        "timer_id": watched.id(), "name": name, "message": message}));
 }
