@@ -13,6 +13,8 @@ use tracing::warn;
 const DRIFT: &str = "drift";
 const ADDRESSES: &str = "addresses";
 const SETTLED: &str = "timesync.settled";
+/// The crystal is looked at this long after the start for the first time.
+const FIRST_DRIFT: Nanos = Nanos::from_secs(60);
 
 /// The drift file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +59,7 @@ pub struct Memory {
     addresses: LastGood,
     clock_due: Option<RawTime>,
     drift_due: Option<RawTime>,
+    drift_wait: Nanos,
 }
 
 impl Memory {
@@ -83,6 +86,7 @@ impl Memory {
             addresses: LastGood::default(),
             clock_due: None,
             drift_due: None,
+            drift_wait: FIRST_DRIFT,
         };
         if let Some(text) = memory.load(ADDRESSES) {
             memory.addresses = LastGood::from_text(&text);
@@ -185,10 +189,12 @@ impl Memory {
             self.clock_due = Some(now + every.0);
             self.keep_clock(utc);
         }
-        let due = *self.drift_due.get_or_insert(now + Nanos::from_secs(60));
-        if due <= now {
-            self.drift_due = Some(now + every.1);
-            self.keep_drift(utc, engine, still);
+        if *self.drift_due.get_or_insert(now + self.drift_wait) <= now {
+            // Most is learned in the beginning: kept after 1, 2, 4 … minutes, then at the interval.
+            if self.keep_drift(utc, engine, still) {
+                self.drift_wait = (self.drift_wait + self.drift_wait).min(every.1);
+            }
+            self.drift_due = Some(now + self.drift_wait);
         }
     }
 
@@ -207,8 +213,8 @@ impl Memory {
         }
     }
 
-    /// Keeps what was learned.
-    pub fn keep_drift(&mut self, utc: UtcTime, engine: &Engine, still: bool) {
+    /// Keeps what was learned; false if that is nothing.
+    pub fn keep_drift(&mut self, utc: UtcTime, engine: &Engine, still: bool) -> bool {
         let kept = Kept {
             crystal: engine.memory(),
             mark_s: engine.mark().map(|m| m.as_nanos().div_euclid(1_000_000_000)),
@@ -217,11 +223,51 @@ impl Memory {
         };
         // What was learned before is not overwritten by having learned nothing yet.
         if kept.crystal.is_none() {
-            return;
+            return false;
         }
         if let Ok(text) = serde_json::to_string(&kept) {
             let durability = if still { Durability::Whenever } else { Durability::Now };
             self.save(DRIFT, &text, durability);
         }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Settings;
+    use crate::engine::discipline::Limits;
+    use crate::units::Reading;
+
+    #[test]
+    fn what_is_learned_after_the_first_minute_does_not_wait_for_an_hour_to_be_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(Some(dir.path()), None);
+        let every = (Nanos::from_secs(300), Nanos::from_secs(3_600));
+        let utc = UtcTime::from_nanos(1_800_000_000_000_000_000);
+        let raw = |s: i64| RawTime::from_nanos(s * 1_000_000_000);
+        let engine = |learned| {
+            let settings = Settings {
+                sync_interval: Nanos::from_secs(300),
+                limits: Limits::default(),
+                built: utc,
+                mark: None,
+                settled: false,
+                restored: false,
+                steer: false,
+                memory: learned,
+                spent: Vec::new(),
+                seed: 1,
+            };
+            Engine::new(settings, Vec::new(), Reading { raw: raw(0), utc })
+        };
+        let ignorant = engine(None);
+        memory.tick(raw(0), utc, &ignorant, every, false);
+        memory.tick(raw(61), utc, &ignorant, every, false);
+        assert_eq!(memory.kept(utc).crystal, None);
+        let crystal = DriftMemory { frequency_ppm: 40.0, sd_ppm: 1.0, ..DriftMemory::default() };
+        memory.tick(raw(130), utc, &engine(Some(crystal)), every, false);
+        assert_eq!(memory.kept(utc).crystal.map(|c| c.frequency_ppm), Some(40.0));
     }
 }
