@@ -31,8 +31,8 @@ pub type ServerId = usize;
 
 /// Nothing usable for that many poll intervals is holdover.
 const HOLDOVER_POLLS: i64 = 3;
-/// A neighbour is asked so often until so many answers: agreement within a minute, and before the
-/// crystal is known.
+/// A neighbour that leads the range is asked so often until so many answers: agreement within a
+/// minute, and before the crystal is known.
 const NEARBY: [(u64, Nanos); 2] = [(24, Nanos::from_secs(2)), (64, Nanos::from_secs(8))];
 /// Contradictory servers are asked again this soon.
 const QUARREL_POLL: Nanos = Nanos::from_secs(32);
@@ -1070,9 +1070,11 @@ impl Engine {
         } else {
             self.estimator.wanted_poll(now.raw, base)
         };
-        // On our own network the rules of courtesy are ours.
-        let s = &self.sources[id];
-        let nearby = NEARBY.iter().find(|(n, _)| s.spec.nearby && s.replies < *n);
+        // On our own network the rules of courtesy are ours. Who only passes UTC on is asked as any
+        // other server.
+        let leads = self.leads_the_range(id);
+        let replies = self.sources[id].replies;
+        let nearby = NEARBY.iter().find(|(n, _)| leads && replies < *n);
         let wanted = nearby.map_or(wanted, |(_, most)| wanted.min(*most));
         self.interval = wanted.max(base);
         let wanted = self.jittered(wanted);

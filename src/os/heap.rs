@@ -1,4 +1,4 @@
-//! Memory that was freed goes back to the system.
+//! Memory that is not needed any more goes back to the system.
 
 /// Freed memory is kept back only up to 32 kB, and large blocks go back one by one: the allocator's
 /// own measures are made for programs that will need it again soon.
@@ -21,5 +21,74 @@ pub fn give_back() {
     // SAFETY: no argument but a number; it moves nothing that is in use.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// Lets go of the program's code as far as it is mapped: what is needed comes back from the page
+/// cache at its next use (about 1 µs each 64 kB), and what only the start needed stays away.
+pub fn let_go_of_code() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "the loader's list of segments, and a hint to the kernel")]
+    // SAFETY: the callback only lives during the call and is given nothing of ours.
+    unsafe {
+        libc::dl_iterate_phdr(Some(unmap_code), std::ptr::null_mut());
+    }
+}
+
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code, reason = "called by the loader with its own record")]
+unsafe extern "C" fn unmap_code(
+    object: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _nothing: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: the loader's record is valid during the call and names as many headers as it has.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
+    };
+    // SAFETY: asks for a number.
+    let page = match unsafe { libc::sysconf(libc::_SC_PAGESIZE) } {
+        size if size > 0 => size.cast_unsigned(),
+        _ => return 1,
+    };
+    for header in headers {
+        let never_written = header.p_flags & (libc::PF_X | libc::PF_W) == libc::PF_X;
+        if header.p_type != libc::PT_LOAD || !never_written {
+            continue;
+        }
+        let begin = (base + header.p_vaddr).next_multiple_of(page);
+        let end = (base + header.p_vaddr + header.p_memsz) / page * page;
+        if begin < end {
+            // SAFETY: whole pages within one segment that is mapped from a file, executable and
+            // never written: they are the file's bytes, now and when they are read again.
+            unsafe { libc::madvise(begin as *mut _, (end - begin) as usize, libc::MADV_DONTNEED) };
+        }
+    }
+    0
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    /// Resident memory of the process, pages.
+    fn resident() -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn code_that_is_let_go_of_leaves_memory_and_still_runs() {
+        // The whole of it, so that there is something to let go of.
+        let _ = std::fs::read("/proc/self/exe").unwrap();
+        let sorted = |mut v: Vec<u32>| {
+            v.sort_unstable();
+            v
+        };
+        assert_eq!(sorted(vec![3, 1, 2]), [1, 2, 3]);
+        let before = resident();
+        super::let_go_of_code();
+        let after = resident();
+        assert!(after < before, "{before} pages before, {after} after");
+        assert_eq!(sorted(vec![3, 1, 2]), [1, 2, 3]);
     }
 }

@@ -36,6 +36,8 @@ pub const BUILT: UtcTime = UtcTime::from_nanos(built() * 1_000_000_000);
 const FOREIGN_FREQUENCY: f64 = 0.05;
 /// Freed memory is given back this often, on the way.
 const HEAP_EVERY: Nanos = Nanos::from_secs(300);
+/// … and code that only the start or a client needed.
+const CODE_EVERY: Nanos = Nanos::from_secs(3_600);
 const TEMPERATURE_EVERY: Nanos = Nanos::from_secs(60);
 
 const fn built() -> i64 {
@@ -80,6 +82,7 @@ pub struct Resync {
     temperature: Option<(RawTime, f64)>,
     watchdog: Option<(Nanos, RawTime)>,
     heap_due: RawTime,
+    code_due: RawTime,
     foreign_frequencies: u32,
     told: Ppm,
     server: Option<Server>,
@@ -164,6 +167,7 @@ impl Resync {
             temperature: None,
             watchdog,
             heap_due: now.raw + Nanos::from_secs(10),
+            code_due: now.raw,
             foreign_frequencies: 0,
             told: frequency.unwrap_or(Ppm::new(0.0)),
             server,
@@ -220,6 +224,10 @@ impl Resync {
         if now.raw >= self.heap_due {
             self.heap_due = now.raw + HEAP_EVERY;
             heap::give_back();
+            if now.raw >= self.code_due {
+                self.code_due = now.raw + CODE_EVERY;
+                heap::let_go_of_code();
+            }
         }
         let view = self.engine.view(now);
         let believed = now.utc + view.offset.unwrap_or(Nanos::ZERO);
@@ -632,7 +640,7 @@ impl Resync {
     fn server_status(&self, id: ServerId, now: Reading) -> ServerStatus {
         let s = &self.engine.sources()[id];
         let ours = now.utc_minus_raw();
-        let frequency = self.engine.view(now).frequency;
+        let frequency = self.told;
         let interval = s.interval(id, now.raw, frequency, Ppm::new(1.0));
         let trouble = self.servers.trouble(id).map(str::to_owned);
         let (role, why) = match &s.standing {

@@ -107,19 +107,22 @@ def under_a_lock_the_clock_is_neither_stepped_nor_slewed_and_corrected_once_rele
         guest.until(lambda: guest.probe("kernel")["singleshot_us"] == 0, 60, "what was pending before the lock has run out")
         guest.watch()
         guest.probe("shift", -0.08)         # somebody else makes it wrong during the match
-        before = guest.probe("kernel")
-        time.sleep(40)                      # two rounds and more
-        after, log = guest.probe("kernel"), guest.log()
+        seen = [guest.probe("kernel")]
+        for _ in range(5):
+            time.sleep(8)                   # two rounds and more in all
+            seen.append(guest.probe("kernel"))
+        after, log = seen[-1], guest.log()
         steps = guest.steps(log)
         check(len(steps) == 1, f"stepped under the lock: {steps}")     # the first is ours
         check(after["singleshot_us"] == 0, f"a slew of {after['singleshot_us']} µs is pending under the lock")
-        change = after["frequency_ppm"] - before["frequency_ppm"]
-        check(abs(change) < 1.01, f"the frequency changed by {change:+.3f} ppm under the lock")
+        told = [kernel["frequency_ppm"] for kernel in seen]
+        change = max(told) - min(told)      # at most 1 ppm to either side of what it was when the lock began
+        check(change < 2.02, f"the frequency changed by {change:.3f} ppm under the lock: {told}")
         held = guest.errors(log)[-1][1]
         check(60 < held < 100, f"{held:+.1f} ms instead of the 80 it was made wrong by")
         guest.run("leadville-timesync unlock")
         took = guest.until(lambda: [1 for _, e in guest.errors()[-1:] if abs(e) < 20], 220, "corrected after the release", every=3)
-        return (f"40 s under the lock: {held:+.1f} ms kept, frequency {change:+.3f} ppm; {took:.0f} s after the release "
+        return (f"40 s under the lock: {held:+.1f} ms kept, frequency within {change:.3f} ppm; {took:.0f} s after the release "
                 f"{guest.errors()[-1][1]:+.2f} ms")
 
 

@@ -56,6 +56,7 @@ use crate::units::{Nanos, Ppm, RawTime};
 use member::{Belief, HEAD, Member, Seconds, Shared, Trace, WINDOW, Wander};
 use server::{SLOTS, Server, Tally};
 use site::Queue;
+use std::cell::Cell;
 use thermal::{BENT, KINDS, Learned, SLOPE, Thermometer};
 
 /// A server's index, stable for its life.
@@ -170,9 +171,11 @@ const FADES: f64 = 8.0 * 3600.0;
 const FLOOR: f64 = -12.0;
 /// Without a drift file: a crystal is right to so many ppm (one standard deviation).
 const UNKNOWN_PPM: f64 = 60.0;
-/// What moment matching leaves out of a standard deviation.
 /// A clock of this resolution (s) cannot be one that interpolates.
 const COARSE: f64 = 0.1;
+/// An estimate is carried on for so long instead of being computed anew.
+const SAME_MOMENT: Nanos = Nanos::from_millis(10);
+/// What moment matching leaves out of a standard deviation.
 const STRETCH: f64 = 1.3;
 /// … and more where round trips do not look like queues behind a sharp edge.
 const STRETCH_EVEN: f64 = 0.4;
@@ -204,6 +207,8 @@ pub struct Estimator {
     last: f64,
     thermometer: Thermometer,
     learned: [Option<Learned>; KINDS],
+    /// What was said last, for whoever asks in the same moment.
+    said: Cell<Option<Estimate>>,
 }
 
 impl Estimator {
@@ -227,6 +232,7 @@ impl Estimator {
             last: 0.0,
             thermometer: Thermometer::new(),
             learned: [None; KINDS],
+            said: Cell::new(None),
         };
         new.expect(prior);
         new
@@ -286,6 +292,7 @@ impl Estimator {
 
     /// Takes one sound sample of one server.
     pub fn add(&mut self, server: ServerId, sample: &Sample) {
+        self.said.set(None);
         let delay = sample.delay().as_secs_f64();
         let flight = (sample.received - sample.sent).as_secs_f64();
         if !(-0.01..=16.0).contains(&delay) || !(-1e-3..=16.0).contains(&flight) {
@@ -596,6 +603,7 @@ impl Estimator {
 
     /// Only these servers' samples count from now on; others stay remembered.
     pub fn select(&mut self, truechimers: &[ServerId]) {
+        self.said.set(None);
         if self.selected.as_deref() == Some(truechimers) {
             return;
         }
@@ -626,6 +634,7 @@ impl Estimator {
 
     /// The name of every instant changed by this much, as at a leap second: the crystal is the same.
     pub fn rename(&mut self, by: Nanos) {
+        self.said.set(None);
         if let Some((_, base)) = &mut self.origin {
             *base = *base + by;
         }
@@ -633,6 +642,7 @@ impl Estimator {
 
     /// Drops all that is known of a server.
     pub fn forget(&mut self, server: ServerId) {
+        self.said.set(None);
         if let Some(slot) = self.slot(server) {
             self.drop_slot(slot);
         }
@@ -641,6 +651,25 @@ impl Estimator {
     /// The estimate at an instant; its bound grows with the learned wander.
     #[must_use]
     pub fn estimate(&self, at: RawTime) -> Option<Estimate> {
+        // One event asks many times within a millisecond: carried on, and the bound with it.
+        if let Some(said) = self.said.get()
+            && (at - said.at).abs() < SAME_MOMENT
+        {
+            let later = at - said.at;
+            return Some(Estimate {
+                at,
+                truth: said.truth + said.frequency.over(later),
+                bound: said.bound + said.frequency_bound.over(later.abs()),
+                age: (said.age + later).max(Nanos::ZERO),
+                ..said
+            });
+        }
+        let fresh = self.compute(at);
+        self.said.set(fresh);
+        fresh
+    }
+
+    fn compute(&self, at: RawTime) -> Option<Estimate> {
         let (_, base) = self.origin?;
         if self.counted == 0 {
             return None;
@@ -716,6 +745,7 @@ impl Estimator {
 
     /// Takes a reading of the board's thermometer.
     pub fn temperature(&mut self, at: RawTime, celsius: f64) {
+        self.said.set(None);
         self.thermometer.read(self.seconds(at), celsius);
     }
 
@@ -770,6 +800,7 @@ impl Estimator {
 
     /// Takes up what the drift file kept; absurd values are ignored. Before the first sample only.
     pub fn restore(&mut self, memory: &DriftMemory) {
+        self.said.set(None);
         if sane(memory.frequency_ppm, memory.sd_ppm) {
             // the crystal was off, and is colder or warmer now
             let sd = Ppm::new(libm::hypot(memory.sd_ppm, 0.5));
@@ -819,12 +850,17 @@ impl Estimator {
 }
 
 /// Half-width around `centre` that holds 95 % of a mixture of normal distributions
-/// (share, mean, standard deviation).
+/// (share, mean, standard deviation), to a few parts in a thousand.
 fn within(parts: &[(f64, f64, f64)], centre: f64) -> f64 {
+    // The rarest together are a fiftieth of the 5 %.
+    let parts = || parts.iter().filter(|p| p.0 > 1e-4);
+    let variance: f64 =
+        parts().map(|&(share, mean, sd)| share * (sd * sd + (mean - centre).powi(2))).sum();
+    if !(variance > 0.0 && variance.is_finite()) {
+        return variance.max(0.0).sqrt();
+    }
     let outside = |half: f64| -> f64 {
-        parts
-            .iter()
-            .filter(|p| p.0 > 1e-6)
+        parts()
             .map(|&(share, mean, sd)| {
                 let scale = std::f64::consts::FRAC_1_SQRT_2 / sd.max(1e-15);
                 let off = mean - centre;
@@ -832,14 +868,39 @@ fn within(parts: &[(f64, f64, f64)], centre: f64) -> f64 {
             })
             .sum()
     };
-    let mut high =
-        parts.iter().map(|&(_, m, sd)| (m - centre).abs() + 2.5 * sd).fold(0.0, f64::max);
-    let mut low = 0.0;
-    for _ in 0..12 {
-        let middle = (low + high) / 2.0;
-        if outside(middle) > 0.05 { low = middle } else { high = middle }
+    // The log of what is outside is nearly straight in the square of the half-width, so that the
+    // secant needs one to four looks; for one normal distribution it begins where it ends.
+    let (mut low, mut high) = (0.0, f64::INFINITY);
+    let mut square = COVER * COVER * variance;
+    let mut slope = -0.596 / variance;
+    let mut last: Option<(f64, f64)> = None;
+    for look in 1..64 {
+        let excess = libm::log(outside(square.sqrt()).max(1e-300) / 0.05);
+        if excess.abs() < 0.01 {
+            break;
+        }
+        if excess > 0.0 {
+            low = square
+        } else {
+            high = square
+        }
+        if let Some((before, then)) = last {
+            let straight = (excess - then) / (square - before);
+            if straight < 0.0 {
+                slope = straight;
+            }
+        }
+        last = Some((square, excess));
+        let next = square - excess / slope;
+        square = if next > low && next < high && look % 4 != 0 {
+            next
+        } else if high.is_finite() {
+            if low > 0.0 { (low * high).sqrt() } else { high / 2.0 }
+        } else {
+            4.0 * square
+        };
     }
-    high
+    square.sqrt()
 }
 
 fn sane(ppm: f64, sd: f64) -> bool {
@@ -848,4 +909,37 @@ fn sane(ppm: f64, sd: f64) -> bool {
 
 fn bank() -> Vec<Member> {
     BANK.iter().map(|&(wander, common)| Member::new(wander, common)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_of_a_mixture_leaves_five_percent_outside() {
+        let mixtures: [&[(f64, f64, f64)]; 6] = [
+            &[(1.0, 0.0, 1e-6)],
+            &[(0.5, -1e-6, 1e-6), (0.5, 1e-6, 1e-6)],
+            &[(0.9, 0.0, 1e-6), (0.1, 0.0, 3e-5)],
+            &[(0.97, 0.0, 1e-9), (0.03, 0.0, 1e-3)],
+            &[(0.6, 0.0, 1e-9), (0.4, 1e-3, 1e-9)],
+            &[(0.2, 0.0, 1.0), (0.2, 1.0, 2.0), (0.2, -3.0, 0.1), (0.4, 0.5, 5.0)],
+        ];
+        for parts in mixtures {
+            let centre = parts.iter().map(|p| p.0 * p.1).sum::<f64>();
+            let half = within(parts, centre);
+            let outside = |half: f64| -> f64 {
+                let beyond = |&(share, mean, sd): &(f64, f64, f64)| {
+                    let scale = std::f64::consts::FRAC_1_SQRT_2 / sd;
+                    let off = mean - centre;
+                    share
+                        * 0.5
+                        * (libm::erfc((half - off) * scale) + libm::erfc((half + off) * scale))
+                };
+                parts.iter().map(beyond).sum()
+            };
+            let (more, less) = (outside(0.99 * half), outside(1.01 * half));
+            assert!(more > 0.05 && less < 0.05, "{parts:?}: {half} leaves {more} to {less}");
+        }
+    }
 }

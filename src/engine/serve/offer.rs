@@ -160,6 +160,14 @@ impl Engine {
         self.sources[id].last.is_some_and(|(_, r)| r.stratum >= LOCAL_STRATUM)
     }
 
+    /// Whether a source is a neighbour whose timeline is its own: nobody further up is followed.
+    pub(in crate::engine) fn leads_the_range(&self, id: ServerId) -> bool {
+        let s = &self.sources[id];
+        // (Stratum 1 under such a name is a server that has been told to be one.)
+        let own = s.last.is_some_and(|(_, r)| r.reference_id[..2] == OWN_CLOCK && r.stratum > 1);
+        s.spec.nearby && (own || self.is_local(id))
+    }
+
     /// A time that no server has confirmed is taken only by who has nothing better.
     pub(in crate::engine) fn declines(&self, now: Reading, id: ServerId, reply: &Reply) -> bool {
         // A neighbour who had UTC and follows nobody now: as good as our own holdover.
