@@ -879,11 +879,8 @@ fn within(parts: &[(f64, f64, f64)], centre: f64) -> f64 {
         if excess.abs() < 0.01 {
             break;
         }
-        if excess > 0.0 {
-            low = square
-        } else {
-            high = square
-        }
+        let end = if excess > 0.0 { &mut low } else { &mut high };
+        *end = square;
         if let Some((before, then)) = last {
             let straight = (excess - then) / (square - before);
             if straight < 0.0 {
