@@ -12,7 +12,7 @@ use crate::timer::recording::{self, Recording, Replayed, Told};
 use crate::units::{Nanos, UtcTime};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -219,14 +219,15 @@ fn events(socket: Option<&Path>, args: &Events) -> Done {
         (None, false) => Some(now - Nanos::from_secs(86_400)),
         (None, true) => None,
     };
-    let mut newest = i64::MIN;
+    // Strings told as past; one that still runs is not among them, though a later one may be.
+    let mut told = BTreeSet::new();
     if let Some(from) = from {
         let mut next = json!(0);
         loop {
             let question = json!({"do": "timer-events", "since": from.iso(9), "next": next});
             let reply = request(&mut client, &question)?;
             for event in reply["events"].as_array().unwrap_or(&Vec::new()) {
-                newest = newest.max(event["seq"].as_i64().unwrap_or(newest));
+                told.extend(event["seq"].as_i64());
                 say_event(event, args.json)?;
             }
             if reply["next"].is_null() {
@@ -238,9 +239,9 @@ fn events(socket: Option<&Path>, args: &Events) -> Done {
     let Some(follower) = follower.take() else { return Ok(0) };
     for line in follower.lines()? {
         let event = line?;
-        let told = event["seq"].as_i64().is_some_and(|seq| seq <= newest)
+        let again = event["seq"].as_i64().is_some_and(|seq| told.contains(&seq))
             && !event["type"].as_str().is_some_and(|kind| kind.ends_with("revised"));
-        if event["event"] == "timer" && !told {
+        if event["event"] == "timer" && !again {
             say_event(&event, args.json)?;
         }
     }

@@ -91,6 +91,8 @@ impl Bay {
         match (record, shot.copied()) {
             (_, Some(shot)) if !shot.suspect => self.dating.shot(at, shot.time),
             (Some(record), _) if record.started == Some(at) => self.dating.start(at),
+            // Whoever said it twice, it may not have been the radio.
+            _ if said.contains(&Happening::Duplicate) => {}
             _ => self.dating.other(at),
         }
         self.look_for_outsiders(&mut said);
@@ -177,4 +179,110 @@ pub fn dated(record: &Record, estimate: Estimate) -> DatedString {
         }
     });
     DatedString { number: record.number, estimate, end: record.end, shots: shots.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::shooter::{Habit, Radio, Shooter};
+    use crate::timer::frame::{Frame, decode};
+
+    /// A bay that has heard so many strings, and the shooter at it.
+    fn after(strings: i64) -> (Bay, Shooter) {
+        let habit = Habit { num_shots: 6, random_timing: true, ..Habit::default() };
+        let mut shooter = Shooter::new(habit, Radio::default(), 21);
+        let mut bay = Bay::new(Delay::default());
+        for n in 0..strings {
+            assert_eq!(
+                alerts(&mut bay, &mut shooter, n, |_, _| Nanos::ZERO),
+                [""; 0],
+                "string {n}"
+            );
+        }
+        (bay, shooter)
+    }
+
+    /// What is alerted when the n-th string's frames come later than they should by what `late` says
+    /// (of the start: shot 0).
+    fn alerts(
+        bay: &mut Bay,
+        shooter: &mut Shooter,
+        n: i64,
+        late: impl Fn(u8, RawTime) -> Nanos,
+    ) -> Vec<String> {
+        let fired = shooter.fire(RawTime::from_nanos(n * 60_000_000_000));
+        let mut frames: Vec<_> = fired
+            .heard
+            .iter()
+            .map(|h| {
+                let by = match decode(&h.bytes).frame {
+                    Frame::Start { .. } => late(0, h.at),
+                    Frame::Shot { body, .. } => late(body.shot, h.at),
+                    _ => Nanos::ZERO,
+                };
+                (h.at + by, &h.bytes)
+            })
+            .collect();
+        frames.sort();
+        let said: Vec<_> = frames.into_iter().flat_map(|(at, bytes)| bay.hear(at, bytes)).collect();
+        said.into_iter()
+            .filter_map(|h| match h {
+                Happening::Alert(text) => Some(text),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_told_once_more_for_another_program_changes_nothing() {
+        let habit = Habit { num_shots: 10, random_timing: true, ..Habit::default() };
+        let mut shooter = Shooter::new(habit, Radio::default(), 22);
+        let (mut once, mut twice) = (Bay::new(Delay::default()), Bay::new(Delay::default()));
+        for n in 0..5 {
+            let fired = shooter.fire(RawTime::from_nanos(n * 60_000_000_000));
+            let asked = fired.stopped + Nanos::from_millis(300);
+            let list = shooter.list(asked);
+            for (i, h) in (0..).zip(fired.heard.iter().chain(&list)) {
+                if i == fired.heard.len() as i64 {
+                    once.list_asked(asked);
+                    twice.list_asked(asked);
+                }
+                let said = once.hear(h.at, &h.bytes);
+                assert_eq!(twice.hear(h.at, &h.bytes), said);
+                let later = h.at + Nanos::from_millis(1 + 7 * (i % 5));
+                assert_eq!(twice.hear(later, &h.bytes), [Happening::Duplicate], "{h:?}");
+            }
+            assert_eq!(twice.dated(fired.number), once.dated(fired.number));
+        }
+        assert_eq!(twice.dating().link().interval_ms(), once.dating().link().interval_ms());
+        assert_eq!(twice.strings().tally().warnings, 0);
+        assert!(twice.strings().tally().duplicates > 50);
+    }
+
+    #[test]
+    fn a_shot_heard_when_it_cannot_have_been_is_alerted_by_its_number() {
+        for by in [700, -200] {
+            let (mut bay, mut shooter) = after(1);
+            let late = |shot, _| Nanos::from_millis(if shot == 3 { by } else { 0 });
+            let said = alerts(&mut bay, &mut shooter, 1, late);
+            assert_eq!(said, ["shot 3 of string 2 was heard when it cannot have been"], "{by} ms");
+        }
+    }
+
+    #[test]
+    fn a_string_that_disagrees_with_those_before_it_is_alerted() {
+        // Beyond 20 ms, what is not known of the lag, and what the start may have waited.
+        for (by, all) in [(200, true), (-120, false), (300, false)] {
+            let (mut bay, mut shooter) = after(12);
+            let late = |shot, _| Nanos::from_millis(if all == (shot > 0) { by } else { 0 });
+            let said = alerts(&mut bay, &mut shooter, 12, late);
+            assert!(
+                said.len() == 1
+                    && said[0].starts_with("string 13 disagrees with the strings before it"),
+                "shots {all}, {by} ms: {said:?}"
+            );
+            // The next one is judged by itself.
+            assert_eq!(alerts(&mut bay, &mut shooter, 13, |_, _| Nanos::ZERO), [""; 0]);
+        }
+    }
 }

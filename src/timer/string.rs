@@ -20,6 +20,9 @@ const PACKET_SHOTS: usize = 9;
 /// A frame said twice comes within that. The same number later is another string: the timer was
 /// switched off and on, and counts from 1.
 const SAID_TWICE: Nanos = Nanos::from_secs(3);
+/// BlueZ tells a notification once for every program that is subscribed, one right after the other.
+/// The timer itself says nothing twice so soon.
+const TOLD_TWICE: Nanos = Nanos::from_millis(500);
 
 /// One shot of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +194,7 @@ pub struct Strings {
     pushes_since_list: u64,
     link_lost: Option<RawTime>,
     last_frame: Option<RawTime>,
+    last_told: Option<(RawTime, Vec<u8>)>,
     tally: Tally,
 }
 
@@ -268,8 +272,15 @@ impl Strings {
     /// A notification was heard.
     pub fn hear(&mut self, at: RawTime, bytes: &[u8]) -> Vec<Happening> {
         let mut said = self.tick(at);
-        let read = decode(bytes);
         self.tally.frames += 1;
+        let again =
+            |(before, told): &(RawTime, Vec<u8>)| told == bytes && at - *before < TOLD_TWICE;
+        if self.last_told.as_ref().is_some_and(again) {
+            self.duplicate(&mut said);
+            return said;
+        }
+        self.last_told = Some((at, bytes.to_vec()));
+        let read = decode(bytes);
         for doubt in &read.doubts {
             self.warn(&format!("{doubt}: {}", hex(bytes)), &mut said);
         }

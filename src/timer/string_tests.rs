@@ -253,8 +253,8 @@ fn a_flipped_bit_makes_a_warning_and_never_a_wrong_sound_shot() {
 #[test]
 fn unknown_frames_are_counted_and_kept() {
     let mut s = Strings::default();
-    for _ in 0..40 {
-        s.hear(at(0), &from_hex("0104010100e500e500e500e50001").unwrap());
+    for i in 0..40 {
+        s.hear(at(600 * i), &from_hex("0104010100e500e500e500e50001").unwrap());
     }
     assert_eq!(s.tally().unknown, 40);
     assert_eq!(s.tally().unknown_hex.len(), 16);

@@ -31,7 +31,7 @@ pub struct KeptShot {
 /// A string as it is kept: enough to date it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeptString {
-    /// Rises by one per string told, over restarts.
+    /// Rises with each string that begins, over restarts.
     pub seq: i64,
     /// The timer's address.
     pub timer_id: String,
@@ -202,6 +202,8 @@ pub struct Kept {
     most: usize,
     /// Oldest first.
     pub strings: VecDeque<KeptString>,
+    /// The number given to a string last.
+    newest: i64,
     /// By address.
     pub timers: BTreeMap<String, Known>,
     /// Something is not on disk yet.
@@ -218,12 +220,14 @@ impl Kept {
             directory,
             most,
             strings: VecDeque::new(),
+            newest: 0,
             timers: BTreeMap::new(),
             dirty: false,
             trouble: None,
         };
         kept.strings = kept.read(STRINGS).unwrap_or_default();
         kept.strings.retain(KeptString::is_sound);
+        kept.newest = kept.strings.iter().map(|s| s.seq).max().unwrap_or(0);
         kept.timers = kept.read(TIMERS).unwrap_or_default();
         kept.timers.retain(|_, known| known.is_sound());
         kept
@@ -240,15 +244,15 @@ impl Kept {
         serde_json::from_str(&text).map_err(|e| self.trouble = Some(format!("{name}: {e}"))).ok()
     }
 
-    /// The next string's number in the order of telling.
-    #[must_use]
-    pub fn next_seq(&self) -> i64 {
-        self.strings.back().map_or(1, |s| s.seq + 1)
+    /// The number of a string that begins; no other has it, on whatever bay.
+    pub fn next_seq(&mut self) -> i64 {
+        self.newest += 1;
+        self.newest
     }
 
-    /// Keeps a string, or the better version of the last ones.
+    /// Keeps a string, or the better version of one that is kept.
     pub fn keep(&mut self, string: KeptString) {
-        match self.strings.iter_mut().rev().take(8).find(|s| s.seq == string.seq) {
+        match self.strings.iter_mut().rev().find(|s| s.seq == string.seq) {
             Some(known) => *known = string,
             None => self.strings.push_back(string),
         }
@@ -343,13 +347,24 @@ mod tests {
         let open = || Kept::open(StateDir::open(dir.path()).ok(), 10);
         let mut kept = open();
         for _ in 0..25 {
-            kept.keep(string(kept.next_seq()));
+            let seq = kept.next_seq();
+            kept.keep(string(seq));
         }
         kept.to_save().unwrap()().unwrap();
-        let again = open();
+        let mut again = open();
         assert_eq!((again.strings.len(), again.next_seq()), (10, 26));
         let since = UtcTime::from_nanos(string(24).utc_ns.unwrap() + 660_000_000_000);
         assert_eq!(again.since(Some(since), 0).0.len(), 2 * 4);
+    }
+
+    #[test]
+    fn strings_of_two_bays_at_once_are_both_kept() {
+        let mut kept = Kept::open(None, 10);
+        let (first, second) = (kept.next_seq(), kept.next_seq());
+        kept.keep(string(second));
+        kept.keep(string(first));
+        assert_eq!(kept.strings.iter().map(|s| s.seq).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(kept.next_seq(), 3);
     }
 
     #[test]
@@ -371,7 +386,7 @@ mod tests {
         let timers =
             r#"{"a":{"d0_ms":[1e300,1],"lag_ms":null},"b":{"d0_ms":[38,4],"lag_ms":null}}"#;
         std::fs::write(dir.path().join(TIMERS), timers).unwrap();
-        let kept = Kept::open(StateDir::open(dir.path()).ok(), 10);
+        let mut kept = Kept::open(StateDir::open(dir.path()).ok(), 10);
         assert_eq!((kept.strings.len(), kept.next_seq()), (1, 2));
         assert_eq!(kept.timers.keys().collect::<Vec<_>>(), ["b"]);
         assert!(!kept.since(None, 0).0.is_empty());

@@ -19,10 +19,9 @@ impl Bridge {
         let w = &mut self.watched[i];
         w.link.heard();
         let said = w.bay.hear(at, bytes);
-        if said.iter().any(|h| matches!(h, Happening::Started { .. })) {
-            w.frames.clear();
+        if said != [Happening::Duplicate] {
+            w.note(at, bytes, said.iter().any(|h| matches!(h, Happening::Started { .. })));
         }
-        w.note(at, bytes);
         w.heard = Some((at, w.heard.and_then(|h| h.1)));
         self.tell_all(i, &said, Some(at)).await;
         let utc = self.shared.stamp(at).await.map(|s| s.utc);
@@ -32,7 +31,7 @@ impl Bridge {
 
     /// The string as it is known now, with its UTC.
     async fn string(&self, i: usize, number: u16) -> Option<KeptString> {
-        let mut kept = self.watched[i].kept(number, &self.boot, self.kept.next_seq())?;
+        let mut kept = self.watched[i].kept(number, &self.boot)?;
         self.date(&mut kept).await;
         Some(kept)
     }
@@ -115,7 +114,8 @@ impl Bridge {
         self.watched[i].push_off = false;
         self.watched[i].alert = None;
         self.watched[i].list_due = None;
-        self.watched[i].telling = Some((string, self.kept.next_seq()));
+        let seq = self.kept.next_seq();
+        self.watched[i].begin(string, seq);
         let w = &self.watched[i];
         info!(
             MESSAGE_ID = message_id(journal::Event::TimerString),
@@ -165,7 +165,6 @@ impl Bridge {
         };
         let w = &mut self.watched[i];
         w.bound = Some(Nanos::new(kept.bound_ns));
-        w.telling = Some((string, kept.seq));
         let (mean, sd) = w.bay.dating().lag().mean_sd();
         let learned = (mean, sd, w.bay.dating().lag().strings());
         let address = w.address.clone();

@@ -13,6 +13,15 @@ use serde_json::{Value, json};
 /// Frames kept of one string: 150 shots, a list, and as many again.
 const MOST_FRAMES: usize = 400;
 
+/// What is kept of a string beside what the bay knows of it.
+#[derive(Clone, Debug, Default)]
+struct Telling {
+    /// Its number, and that in the order of telling.
+    number: Option<(u16, i64)>,
+    /// Its frames: raw ns and hex.
+    frames: Vec<(i64, String)>,
+}
+
 /// One timer.
 #[derive(Clone, Debug)]
 pub struct Watched {
@@ -24,14 +33,16 @@ pub struct Watched {
     pub bay: Bay,
     /// Its address, once known.
     pub address: String,
-    /// Frames of the string in progress: raw ns and hex.
-    pub frames: Vec<(i64, String)>,
-    /// The running or last string and its number in the order of telling.
-    pub telling: Option<(u16, i64)>,
+    /// Of the running or last string, and of the one before.
+    telling: [Telling; 2],
+    /// The frame that begins a string, until it is begun.
+    opening: Option<(i64, String)>,
     /// When anything was heard last.
     pub heard: Option<(RawTime, Option<UtcTime>)>,
     /// Signal strength while it was not connected, dBm, and when.
     pub rssi: Option<(i16, RawTime)>,
+    /// Its device was read again then.
+    pub doubted: Option<RawTime>,
     /// `REQ STRING HEX` is to be written then.
     pub list_due: Option<RawTime>,
     /// It counts shots and pushes none.
@@ -55,10 +66,11 @@ impl Watched {
             link: Link::new(longest_wait),
             bay,
             address,
-            frames: Vec::new(),
-            telling: None,
+            telling: Default::default(),
+            opening: None,
             heard: None,
             rssi: None,
+            doubted: None,
             list_due: None,
             push_off: false,
             alert: None,
@@ -92,20 +104,33 @@ impl Watched {
         if self.address.is_empty() { &self.timer.name } else { &self.address }
     }
 
-    /// Keeps a frame with the string.
-    pub fn note(&mut self, at: RawTime, bytes: &[u8]) {
-        if self.frames.len() < MOST_FRAMES {
-            self.frames.push((at.as_nanos(), hex(bytes)));
+    /// Keeps a frame with the string, or for the string that it begins.
+    pub fn note(&mut self, at: RawTime, bytes: &[u8], begins: bool) {
+        let frame = (at.as_nanos(), hex(bytes));
+        let frames = &mut self.telling[0].frames;
+        if begins {
+            self.opening = Some(frame);
+        } else if frames.len() < MOST_FRAMES {
+            frames.push(frame);
         }
+    }
+
+    /// A string begins.
+    pub fn begin(&mut self, string: u16, seq: i64) {
+        let frames = self.opening.take().into_iter().collect();
+        self.telling.swap(0, 1);
+        self.telling[0] = Telling { number: Some((string, seq)), frames };
     }
 
     /// The string with that number as it is kept and told; without UTC.
     #[must_use]
-    pub fn kept(&self, string: u16, boot: &str, next_seq: i64) -> Option<KeptString> {
+    pub fn kept(&self, string: u16, boot: &str) -> Option<KeptString> {
         let dated = self.bay.dated(string)?;
-        let seq = self.telling.filter(|(n, _)| *n == string).map_or(next_seq, |(_, seq)| seq);
+        let ours = |t: &&Telling| t.number.is_some_and(|(number, _)| number == string);
+        let telling = self.telling.iter().find(ours)?;
+        let (_, seq) = telling.number?;
         let mut kept = KeptString::new(seq, self.id(), &self.timer.name, boot, &dated);
-        kept.frames.clone_from(&self.frames);
+        kept.frames.clone_from(&telling.frames);
         Some(kept)
     }
 
@@ -129,9 +154,12 @@ impl Watched {
         if self.push_off {
             return Some(PUSH_OFF.into());
         }
-        if self.alert.is_some() {
-            return self.alert.clone();
-        }
+        let parts = [self.of_link(), self.alert.clone()];
+        let said: Vec<String> = parts.into_iter().flatten().collect();
+        (!said.is_empty()).then(|| said.join("; "))
+    }
+
+    fn of_link(&self) -> Option<String> {
         match self.link.stage {
             Stage::Away => Some(self.trouble.clone().unwrap_or_else(|| {
                 "press a key on it: it switches itself off after 15 minutes".into()
@@ -188,5 +216,52 @@ fn delay(timer: &Timer, known: Option<&Known>) -> Delay {
             most: timer.d0_max,
             calibrated: false,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timer::frame::from_hex;
+    use crate::timer::string::Happening;
+
+    #[test]
+    fn an_alert_does_not_hide_what_to_do_about_the_link() {
+        let mut w = Watched::new(Timer::default(), Nanos::from_secs(30));
+        w.alert = Some("shot 3 is odd".into());
+        let message = w.message(None).unwrap();
+        assert!(message.starts_with("press a key"), "{message}");
+        assert!(message.ends_with("; shot 3 is odd"), "{message}");
+    }
+
+    #[test]
+    fn a_string_keeps_its_frames_and_its_place_when_the_next_has_begun() {
+        let mut w = Watched::new(Timer::default(), Nanos::from_secs(30));
+        let frames = [
+            (1, "0105000000000000000000000001"),
+            (2, "0103010100640064006400640001"),
+            // The next begins, and only then comes the second shot.
+            (9, "0105000100000000006400640002"),
+            (10, "0103020200960032006400960001"),
+        ];
+        let mut seq = 40;
+        for (s, text) in frames {
+            let (at, bytes) = (RawTime::from_nanos(s * 1_000_000_000), from_hex(text).unwrap());
+            let said = w.bay.hear(at, &bytes);
+            let begun = said.iter().find_map(|h| match h {
+                Happening::Started { string, .. } => Some(*string),
+                _ => None,
+            });
+            w.note(at, &bytes, begun.is_some());
+            if let Some(string) = begun {
+                seq += 1;
+                w.begin(string, seq);
+            }
+        }
+        let first = w.kept(1, "b").unwrap();
+        assert_eq!((first.seq, first.shots.len()), (41, 2));
+        let kept: Vec<_> = first.frames.iter().map(|f| f.1.as_str()).collect();
+        assert_eq!(kept, [frames[0].1, frames[1].1]);
+        assert!(w.kept(2, "b").is_none_or(|second| second.seq == 42));
     }
 }
