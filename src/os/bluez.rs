@@ -34,6 +34,9 @@ type Properties = HashMap<String, OwnedVariant>;
 /// Objects with their interfaces and properties.
 type Objects = HashMap<OwnedObjectPath, HashMap<String, Properties>>;
 
+/// A device as bluetoothd described it: path and properties.
+pub struct Read(String, Properties);
+
 /// Why a call was not answered as wished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -146,6 +149,13 @@ impl Tree {
             .iter()
             .find(|(path, kind)| **kind == notifies && below(path))
             .map(|(path, _)| path.as_str())
+    }
+
+    /// Takes a device as it was read; nothing of one that is not known.
+    pub fn told(&mut self, Read(path, properties): &Read) {
+        if self.devices.contains_key(path) {
+            self.put(path, DEVICE, properties);
+        }
     }
 
     fn put(&mut self, path: &str, interface: &str, p: &Properties) -> bool {
@@ -376,6 +386,16 @@ impl Caller {
     /// As bluetoothd says.
     pub async fn stop_discovery(&self, adapter: &str) -> Result<(), Refused> {
         self.call(adapter, ADAPTER, "StopDiscovery", &(), PATIENCE).await.map(drop)
+    }
+
+    /// Reads a device's properties, for [`Tree::told`].
+    ///
+    /// # Errors
+    /// As bluetoothd says.
+    pub async fn device(&self, path: &str) -> Result<Read, Refused> {
+        let properties = "org.freedesktop.DBus.Properties";
+        let reply = self.call(path, properties, "GetAll", &(DEVICE,), PATIENCE).await?;
+        reply.body().deserialize().map(|p| Read(path.to_owned(), p)).map_err(Refused::from)
     }
 
     /// Opens the link to a device.

@@ -8,6 +8,9 @@ const GOOD: Nanos = Nanos::from_secs(10);
 /// Services are known within this after the link is up, or the link is of no use.
 const RESOLVING: Nanos = Nanos::from_secs(15);
 const SHORTEST: Nanos = Nanos::from_millis(500);
+/// Who was seen so lately is in sight: BlueZ forgets everybody's signal when a scan ends, and a scan
+/// ends before a link is opened.
+const SIGHT: Nanos = Nanos::from_secs(10);
 
 /// Where a timer's link stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub struct Link {
     not_before: Option<RawTime>,
     wait: Nanos,
     longest: Nanos,
-    in_sight: bool,
+    seen: Option<RawTime>,
 }
 
 /// The device is a timer of the kind that is listened to.
@@ -88,7 +91,7 @@ impl Link {
             not_before: None,
             wait: SHORTEST,
             longest,
-            in_sight: false,
+            seen: None,
         }
     }
 
@@ -98,14 +101,16 @@ impl Link {
         matches!(self.stage, Stage::Listening(_))
     }
 
-    /// When time alone makes something due.
+    /// When time alone makes something due; what is past was done at the last look.
     #[must_use]
     pub fn due(&self) -> Option<RawTime> {
-        match self.stage {
-            Stage::Away => self.not_before,
-            Stage::Resolving(since) => Some(since + RESOLVING),
-            _ => None,
-        }
+        let useless = match self.stage {
+            Stage::Away => self.seen.map(|at| at + SIGHT),
+            Stage::Resolving(since) if self.ours => Some(since + RESOLVING),
+            Stage::Resolving(_) => None,
+            _ => return None,
+        };
+        [self.not_before, useless].into_iter().flatten().min()
     }
 
     /// Looks at what BlueZ knows. `found` is the timer's device, if it is known on an adapter in
@@ -114,13 +119,16 @@ impl Link {
         let device = found.and_then(|path| tree.devices.get(path));
         self.device = found.map(str::to_owned);
         let up = device.is_some_and(|d| d.connected);
-        let seen = device.is_some_and(|d| d.rssi.is_some());
-        if seen && !self.in_sight && self.stage == Stage::Away {
-            // It has just come (back): no reason to wait.
-            self.not_before = None;
-            self.wait = SHORTEST;
+        self.not_before = self.not_before.filter(|at| now < *at);
+        self.seen = self.seen.filter(|at| now - *at < SIGHT && device.is_some());
+        if device.is_some_and(|d| d.rssi.is_some()) {
+            if self.seen.is_none() && self.stage == Stage::Away {
+                // It has just come (back): no reason to wait.
+                self.not_before = None;
+                self.wait = SHORTEST;
+            }
+            self.seen = Some(now);
         }
-        self.in_sight = seen;
         match (self.stage, up) {
             (Stage::Away | Stage::Connecting, true) => {
                 // Another program may have opened it meanwhile.
@@ -146,7 +154,7 @@ impl Link {
         let good = matches!(self.stage, Stage::Listening(since) if now - since >= GOOD);
         self.stage = Stage::Away;
         self.ours = false;
-        self.in_sight = false;
+        self.seen = None;
         if good {
             self.wait = SHORTEST;
         }
@@ -203,7 +211,7 @@ impl Link {
         };
         let waiting = self.not_before.is_some_and(|at| now < at);
         match self.stage {
-            Stage::Away if !self.in_sight => Wish::Scan,
+            Stage::Away if self.seen.is_none() => Wish::Scan,
             Stage::Away if waiting => Wish::Nothing,
             Stage::Away => Wish::Connect(path.clone()),
             Stage::Resolving(since) => {
@@ -272,6 +280,51 @@ mod tests {
     }
 
     #[test]
+    fn a_timer_stays_in_sight_when_the_scan_ends_for_its_sake() {
+        let mut link = Link::new(Nanos::from_secs(30));
+        link.look(&tree(false, true), Some(PATH), at(0));
+        // With the scan bluetoothd ends the signal strength, often before it answers.
+        let ended = tree(false, false);
+        link.look(&ended, Some(PATH), at(20));
+        assert_eq!(link.wish(&ended, at(20)), Wish::Connect(PATH.into()));
+        link.look(&ended, Some(PATH), at(10_000));
+        assert_eq!(link.wish(&ended, at(10_000)), Wish::Scan);
+        // bluetoothd forgets the device itself.
+        link.look(&tree(false, true), Some(PATH), at(11_000));
+        link.look(&Tree::default(), None, at(11_010));
+        assert_eq!(link.wish(&Tree::default(), at(11_010)), Wish::Scan);
+    }
+
+    #[test]
+    fn nothing_is_due_in_the_past() {
+        let look = |link: &mut Link, tree: &Tree, ms: i64| {
+            link.look(tree, Some(PATH), at(ms));
+            assert!(link.due().is_none_or(|due| due > at(ms)), "{link:?} at {ms} ms");
+        };
+        // Lost, and out of sight for long; then another program's link that is of no use.
+        let mut link = Link::new(Nanos::from_secs(30));
+        link.stage = Stage::Listening(at(0));
+        for ms in [60_000, 60_400, 61_000, 100_000] {
+            look(&mut link, &tree(false, false), ms);
+        }
+        for ms in [200_000, 214_000, 215_000, 300_000] {
+            look(&mut link, &tree(true, false), ms);
+        }
+        // In sight, and every attempt fails.
+        let mut link = Link::new(Nanos::from_secs(30));
+        look(&mut link, &tree(false, true), 0);
+        link.stage = Stage::Connecting;
+        link.failed(at(0));
+        for ms in [499, 500, 9_999, 10_000, 20_000] {
+            look(&mut link, &tree(false, false), ms);
+        }
+        // A subscription that was refused is asked for again half a second later.
+        link.stage = Stage::Subscribing;
+        link.failed(at(30_000));
+        assert!(link.due().is_some_and(|due| due < at(32_000)), "{link:?}");
+    }
+
+    #[test]
     fn failures_wait_longer_and_longer_but_never_longer_than_told() {
         let mut link = Link::new(Nanos::from_secs(4));
         let seen = tree(false, true);
@@ -279,6 +332,7 @@ mod tests {
         let mut now = 0;
         let mut waits = Vec::new();
         for _ in 0..6 {
+            link.look(&seen, Some(PATH), at(now));
             link.stage = Stage::Connecting;
             link.failed(at(now));
             let due = link.due().unwrap();
@@ -289,7 +343,9 @@ mod tests {
         }
         assert_eq!(waits, [500, 1000, 2000, 4000, 4000, 4000]);
         // It goes out of sight and comes back: no wait.
+        now += 10_000;
         link.look(&tree(false, false), Some(PATH), at(now));
+        assert_eq!(link.wish(&tree(false, false), at(now)), Wish::Scan);
         link.look(&seen, Some(PATH), at(now));
         assert_eq!(link.wish(&seen, at(now)), Wish::Connect(PATH.into()));
     }

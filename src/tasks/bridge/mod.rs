@@ -10,7 +10,7 @@ mod tell;
 pub mod watched;
 
 use crate::config::{Config, Timer};
-use crate::os::bluez::{Bluez, Refused, Told};
+use crate::os::bluez::{Bluez, Caller, Read, Refused, Told};
 use crate::os::clock;
 use crate::os::store::StateDir;
 use crate::state::{Request, Shared};
@@ -35,12 +35,15 @@ const SCAN_PAUSE: Nanos = Nanos::from_secs(2);
 const SCAN_PAUSE_LISTENING: Nanos = Nanos::from_secs(3);
 /// A timer that never pushed on this link is asked for its list so often.
 const PUSH_CHECK: Nanos = Nanos::from_secs(600);
+/// What bluetoothd may have left unsaid of a device is asked for so often, in doubt.
+const READ_AGAIN: Nanos = Nanos::from_secs(2);
 /// The bus is tried again after this, at most.
 const BUS_LONGEST: Nanos = Nanos::from_secs(30);
 
 /// What came of a call.
 enum Done {
     Connected(usize, Result<(), Refused>),
+    Read(Read),
     Subscribed(usize, Result<(), Refused>),
     Dropped,
     Scanning(Result<(), Refused>),
@@ -147,6 +150,26 @@ pub async fn run(
     }
     // The link stays for whoever else uses it; bluetoothd ends our subscription with our name.
     bridge.save_now();
+}
+
+/// Opens a link. bluetoothd was seen not to answer, nor to say that the link is up, though it was:
+/// the device is read now and then meanwhile.
+async fn connect(i: usize, path: String, caller: Caller, done: mpsc::UnboundedSender<Done>) {
+    let again = Duration::from_nanos(READ_AGAIN.get() as u64);
+    let mut connecting = std::pin::pin!(caller.connect(&path));
+    let mut result = None;
+    while result.is_none() {
+        tokio::select! {
+            came = &mut connecting => result = Some(came),
+            () = tokio::time::sleep(again) => {}
+        }
+        if let Ok(read) = caller.device(&path).await {
+            let _ = done.send(Done::Read(read));
+        }
+    }
+    if let Some(result) = result {
+        let _ = done.send(Done::Connected(i, result));
+    }
 }
 
 impl Bridge {
@@ -320,6 +343,7 @@ impl Bridge {
                     w.link.device.as_ref().is_some_and(|d| path.starts_with(&format!("{d}/")))
                 };
                 if let Some(i) = self.watched.iter().position(from) {
+                    self.doubt(i, now);
                     self.heard(i, at, &bytes).await;
                 }
             }
@@ -341,6 +365,22 @@ impl Bridge {
                 self.bus_due = Some(now + Nanos::from_secs(1));
                 self.in_trouble(Some("the D-Bus connection was closed".into()));
             }
+        }
+    }
+
+    /// A frame comes of a link that is not known to be up: its device is read again.
+    fn doubt(&mut self, i: usize, now: RawTime) {
+        let w = &mut self.watched[i];
+        let lately = w.doubted.is_some_and(|at| now - at < READ_AGAIN);
+        let (Some(path), Some(bluez)) = (&w.link.device, &self.bluez) else { return };
+        if !w.link.is_listening() && !lately {
+            w.doubted = Some(now);
+            let (caller, done, path) = (bluez.caller(), self.done.clone(), path.clone());
+            tokio::task::spawn_local(async move {
+                if let Ok(read) = caller.device(&path).await {
+                    let _ = done.send(Done::Read(read));
+                }
+            });
         }
     }
 
@@ -471,9 +511,7 @@ impl Bridge {
                         continue;
                     }
                     self.watched[i].link.stage = Stage::Connecting;
-                    tokio::task::spawn_local(async move {
-                        let _ = done.send(Done::Connected(i, caller.connect(&path).await));
-                    });
+                    tokio::task::spawn_local(connect(i, path, caller, done));
                     self.publish();
                 }
                 Wish::Subscribe(path) => {
@@ -506,7 +544,7 @@ impl Bridge {
         let runs = |w: &Watched| w.bay.strings().current().is_some();
         let shooting = self.watched.iter().any(|w| runs(w) && w.link.is_listening());
         let cut = self.watched.iter().any(|w| runs(w) && !w.link.is_listening());
-        wanted && !busy && (cut || !shooting)
+        wanted && !busy && (cut || !shooting) && !self.adapters().is_empty()
     }
 
     fn scan(&mut self, now: RawTime) {
@@ -558,17 +596,16 @@ impl Bridge {
         let now = self.now();
         match done {
             Done::Connected(i, result) => {
-                if let Err(e) = result.as_ref()
-                    && !e.is_already()
-                {
-                    let w = &mut self.watched[i];
-                    tracing::debug!("{}: connecting failed: {}", w.timer.name, e.text);
-                    w.trouble = Some(format!("connecting failed: {}", e.text));
+                self.look(now).await;
+                let w = &mut self.watched[i];
+                if w.link.stage == Stage::Connecting {
+                    if let Err(e) = result.as_ref()
+                        && !e.is_already()
+                    {
+                        tracing::debug!("{}: connecting failed: {}", w.timer.name, e.text);
+                        w.trouble = Some(format!("connecting failed: {}", e.text));
+                    }
                     w.link.failed(now);
-                } else if self.watched[i].link.stage == Stage::Connecting {
-                    // The property follows the reply, or never comes: then it is tried again.
-                    self.look(now).await;
-                    self.watched[i].link.failed(now);
                 }
             }
             Done::Subscribed(i, Ok(())) => self.up(i, now),
@@ -579,6 +616,11 @@ impl Bridge {
                 w.link.failed(now);
             }
             Done::Dropped => {}
+            Done::Read(read) => {
+                if let Some(bluez) = &mut self.bluez {
+                    bluez.tree.told(&read);
+                }
+            }
             Done::Scanning(Ok(())) => self.scan = Scan::On(now + SCAN),
             Done::Scanning(Err(e)) => {
                 tracing::debug!("scanning failed: {}", e.text);
