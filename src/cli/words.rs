@@ -124,13 +124,16 @@ fn nobody(status: &Status) -> String {
 /// A timer's part of the verdict, if there is something to say.
 fn timer_clause(timer: &Value) -> Option<String> {
     let name = timer["name"].as_str().or_else(|| timer["timer_id"].as_str())?;
+    // The default name is "timer": once is enough.
+    let says_so = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("timer"));
+    let name = if says_so { name.to_owned() } else { format!("timer {name}") };
     if timer["connected"].as_bool() == Some(false) {
-        return Some(format!("timer {name} not connected"));
+        return Some(format!("{name} not connected"));
     }
     let bound = timer["bound_ms"].as_f64()?;
     let calibrated = timer["calibrated"].as_bool() == Some(true);
     let doubt = if calibrated { "" } else { " (uncalibrated)" };
-    Some(format!("timer {name} within {}{doubt}", at_most(bound * 1e3)))
+    Some(format!("{name} within {}{doubt}", at_most(bound * 1e3)))
 }
 
 /// |offset| + error bound, µs: what the alert judges. `None` while unknown.
@@ -248,5 +251,25 @@ pub fn exit_code(status: &Status) -> u8 {
         (_, Quality::Poor) => 4,
         (_, Quality::Critical) => 5,
         (_, Quality::Unknown) => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_timer_is_called_so_once() {
+        let said = |name: &str| {
+            timer_clause(
+                &json!({"name": name, "connected": true, "bound_ms": 12.0, "calibrated": true}),
+            )
+        };
+        assert_eq!(said("timer").as_deref(), Some("timer within 12 ms"));
+        assert_eq!(said("Timer 2").as_deref(), Some("Timer 2 within 12 ms"));
+        assert_eq!(said("Bay 2").as_deref(), Some("timer Bay 2 within 12 ms"));
+        let away = timer_clause(&json!({"name": "timer", "connected": false}));
+        assert_eq!(away.as_deref(), Some("timer not connected"));
     }
 }
