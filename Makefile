@@ -1,7 +1,7 @@
 # Everything a newcomer or CI runs. Each target sets up what it needs (Debian, apt).
 CARGO ?= cargo
 .PHONY: run test lint web-test vm-test vm-test-package vm-test-timer deb deb-arm64 deb-reproducible \
-        bench-accuracy bench-footprint fuzz flood kills soak setup licences
+        bench-accuracy bench-footprint bench-timer fuzz flood kills soak setup licences
 
 setup:
 	tests/setup.sh
@@ -56,6 +56,10 @@ deb-reproducible:
 bench-accuracy:
 	$(CARGO) build --locked --release --bins
 	python3 tests/bench/accuracy.py --write
+
+# Microseconds from a frame's bytes to its string's date.
+bench-timer:
+	$(CARGO) run --locked --release --example frames
 
 bench-footprint:
 	tests/setup.sh
