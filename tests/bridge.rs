@@ -3,7 +3,7 @@
 use leadville_timesync::os::control::Client;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -266,15 +266,15 @@ fn without_a_bus_status_says_what_is_missing() {
     assert_eq!(daemon.log().matches("no D-Bus system bus").count(), 1, "{}", daemon.log());
 }
 
-#[test]
-fn without_bluetoothd_status_says_how_to_get_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let address = format!("unix:path={}", dir.path().join("bus").display());
-    let config = dir.path().join("bus.conf");
+/// A bus of our own with that in its policy beside everything else allowed, and its address; `None` where
+/// there is no dbus-daemon.
+fn bus(dir: &Path, policy: &str) -> Option<(Ended, String)> {
+    let address = format!("unix:path={}", dir.join("bus").display());
+    let config = dir.join("bus.conf");
     let text = format!(
         "<busconfig><type>system</type><listen>{address}</listen><policy context=\"default\">\
          <allow user=\"*\"/><allow own=\"*\"/><allow send_destination=\"*\" eavesdrop=\"true\"/>\
-         <allow eavesdrop=\"true\"/></policy></busconfig>"
+         <allow eavesdrop=\"true\"/>{policy}</policy></busconfig>"
     );
     std::fs::write(&config, text).unwrap();
     let mut bus = Command::new("dbus-daemon");
@@ -282,9 +282,15 @@ fn without_bluetoothd_status_says_how_to_get_it() {
     bus.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(bus) = bus.spawn() else {
         eprintln!("not tested: there is no dbus-daemon here");
-        return;
+        return None;
     };
-    let bus = Ended(bus);
+    Some((Ended(bus), address))
+}
+
+#[test]
+fn without_bluetoothd_status_says_how_to_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((bus, address)) = bus(dir.path(), "") else { return };
     let daemon = Daemon::start(&[], LISTENING, &address);
     let wanted =
         |t: &Value| t["message"].as_str().is_some_and(|m| m.contains("systemctl start bluetooth"));
@@ -293,6 +299,17 @@ fn without_bluetoothd_status_says_how_to_get_it() {
     drop(bus);
     daemon
         .until("the bus is missed", |t| t["message"].as_str().is_some_and(|m| m.contains("D-Bus")));
+}
+
+#[test]
+fn without_permission_status_names_the_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = "<deny send_destination=\"org.bluez\"/>";
+    let Some((_bus, address)) = bus(dir.path(), policy) else { return };
+    let daemon = Daemon::start(&[], LISTENING, &address);
+    let wanted = |t: &Value| t["message"].as_str().is_some_and(|m| m.contains("group bluetooth"));
+    let timer = daemon.until("the permission is missed", wanted);
+    assert_eq!(timer["connected"], false, "{timer}");
 }
 
 #[test]
