@@ -74,6 +74,7 @@ def offset(port, n=12):
             delay = received - sent - (t3 - t2)
             if quickest is None or delay < quickest["delay_ns"]:
                 quickest = {"offset_ns": (t2 - sent + t3 - received) // 2, "delay_ns": delay, "at_ns": received}
+                quickest["truth_minus_raw_ns"] = quickest["offset_ns"] + realtime_minus_raw()[0]
             time.sleep(0.02)
     return quickest or {"offset_ns": None, "delay_ns": None}
 
