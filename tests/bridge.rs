@@ -306,6 +306,19 @@ fn without_permission_status_names_the_group() {
     let dir = tempfile::tempdir().unwrap();
     let policy = "<deny send_destination=\"org.bluez\"/>";
     let Some((_bus, address)) = bus(dir.path(), policy) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Somebody is there, and may not be spoken to.
+    let owner = runtime.block_on(async {
+        for _ in 0..100 {
+            let begun = zbus::connection::Builder::address(address.as_str());
+            match begun.name("org.bluez").build().await {
+                Ok(owner) => return Some(owner),
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        None
+    });
+    assert!(owner.is_some(), "nobody can own org.bluez on this bus");
     let daemon = Daemon::start(&[], LISTENING, &address);
     let wanted = |t: &Value| t["message"].as_str().is_some_and(|m| m.contains("group bluetooth"));
     let timer = daemon.until("the permission is missed", wanted);
