@@ -43,6 +43,16 @@ def chronyd(folder, port, lines="local stratum 1"):
         return subprocess.Popen([program, "-x", "-d", *user, "-f", path], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
+def unit_tests(folder):
+    """The library's own tests as a stripped program for the guest: some of them move the clock they run on."""
+    built = subprocess.run(["cargo", "test", "--locked", "--lib", "--no-run", "--message-format=json"], cwd=ROOT, check=True,
+                           stdout=subprocess.PIPE, text=True, timeout=1800).stdout
+    program = [m["executable"] for m in map(json.loads, built.splitlines()) if m.get("executable")][-1]
+    stripped = folder + "/unit-tests"
+    subprocess.run(["strip", "-o", stripped, program], check=True)
+    return stripped
+
+
 class Guest:
     """Use as a context. `servers` are ours on the host, `truth` one more that only judges."""
 
@@ -136,9 +146,7 @@ class Guest:
             servers.append(f'    {{ address = "10.0.2.2:{self.real}", operator = "chrony" }},')
         config = '[ntp]\nservers = [\n' + "\n".join(servers) + f'\n]\nsync_interval = "{sync_interval}"\ntimeout = "2s"\n{ntp}\n{extra}\n'
         put = self.vm.put
-        with open(self.binary, "rb") as f:      # the way into the guest is slow
-            put(gzip.compress(f.read(), 6), "/run/daemon.gz")
-        self.run("gunzip -c /run/daemon.gz > /usr/bin/leadville-timesync && chmod 755 /usr/bin/leadville-timesync")
+        self.put_program(self.binary, "/usr/bin/leadville-timesync")
         put(config.encode(), "/etc/leadville/timesync.toml")
         ours = ROOT + "/systemd/"
         for name, target in ((UNIT, f"/etc/systemd/system/{UNIT}"),
@@ -149,6 +157,11 @@ class Guest:
             put(drop_in.encode(), f"/etc/systemd/system/{UNIT}.d/test.conf")
         self.run("systemd-sysusers /usr/lib/sysusers.d/leadville-timesync.conf && "
                  "systemd-tmpfiles --create /usr/lib/tmpfiles.d/leadville-timesync.conf && systemctl daemon-reload")
+
+    def put_program(self, path, target):
+        with open(path, "rb") as f:             # the way into the guest is slow
+            self.vm.put(gzip.compress(f.read(), 6), "/run/program.gz")
+        self.run(f"gunzip -c /run/program.gz > {target} && chmod 755 {target} && rm /run/program.gz")
 
     def start(self):
         """systemctl start returns when the daemon has said READY=1."""

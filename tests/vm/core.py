@@ -7,7 +7,7 @@ import json
 import re
 import time
 
-from bench import STATE, UNIT, check
+from bench import STATE, UNIT, check, unit_tests
 
 TESTS = []
 DAY, HOUR = 86400, 3600
@@ -298,3 +298,15 @@ def systemd_hears_ready_and_a_daemon_that_hangs_is_restarted(bench):
         stopped = time.monotonic() - began
         check(guest.show("Result")["Result"] == "success", f"stopped with result {guest.show('Result')['Result']}")
         return f"READY after {ready:.1f} s, alive 18 s with an 8 s watchdog, hung: restarted in {took:.1f} s; stopped in {stopped:.1f} s; status \"{shown['StatusText']}\""
+
+
+@test(90)
+def each_call_that_moves_the_kernel_clock_moves_it_as_told(bench):
+    # The library's own tests of it, which nobody may run on a machine that is not thrown away.
+    program = unit_tests(bench.folder)
+    with bench.guest() as guest:
+        guest.put_program(program, "/usr/local/bin/unit-tests")
+        out = guest.run("LEADVILLE_MAY_SET_THIS_CLOCK=yes /usr/local/bin/unit-tests --ignored --test-threads=1 steering 2>&1", timeout=180)
+        passed = re.search(r"test result: ok\. (\d+) passed; 0 failed", out)
+        check(passed and int(passed[1]) >= 6, out)
+        return f"{passed[1]} tests: taking over, frequency, slew, step, wake-up, dropped exchange"
