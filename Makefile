@@ -1,7 +1,7 @@
 # Everything a newcomer or CI runs. Each target sets up what it needs (Debian, apt).
 CARGO ?= cargo
 .PHONY: run test lint web-test vm-test vm-test-package vm-test-timer deb deb-arm64 deb-reproducible \
-        bench-accuracy bench-footprint bench-timer fuzz flood kills soak setup licences
+        bench-accuracy bench-footprint bench-quick bench-timer fuzz flood kills soak setup licences
 
 setup:
 	tests/setup.sh
@@ -65,6 +65,12 @@ bench-footprint:
 	tests/setup.sh
 	$(CARGO) build --locked --release --bins
 	python3 tests/bench/footprint.py --write
+
+# How quick a round, `status` and a simulated day are.
+bench-quick:
+	tests/setup.sh
+	$(CARGO) build --locked --release --bins
+	python3 tests/bench/quick.py --write
 
 SECONDS ?= 20
 fuzz: setup
