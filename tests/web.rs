@@ -54,6 +54,8 @@ fn one_command_puts_the_page_on_the_ranges_network_and_one_takes_it_off() {
     let said = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(ran.status.success() && said.contains("http://192.0.2.7:8461/"), "{ran:?}");
     assert!(said.contains("not an address of this computer now"), "{said}");
+    let last = format!("--quiet restart --no-block {unit}\n");
+    assert!(pi.read("told").ends_with(&last), "{}", pi.read("told"));
 
     assert!(pi.web(&["disable"]).status.success());
     assert_eq!(pi.read("etc/timesync-web.env"), "");

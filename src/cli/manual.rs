@@ -1,5 +1,6 @@
-//! Writes the manual: `leadville-timesync(8)` from the commands themselves, `timesync.toml(5)`
-//! from the comments of `config/timesync.toml`, and completions for bash, zsh and fish.
+//! Writes the manual: `leadville-timesync(8)` and `leadville-timesync-web(8)` from the programs
+//! themselves, `timesync.toml(5)` from the comments of `config/timesync.toml`, and completions for
+//! bash, zsh and fish.
 //!
 //! An example, not a command: the daemon's binary carries none of it.
 //! `cargo run --example manual -- DIRECTORY`; the package's build calls it.
@@ -61,9 +62,43 @@ What was learned of the clock, the time for the next boot, history and strings.
 Exists from the first synchronisation on.
 .SH SEE ALSO
 .BR timesync.toml (5),
+.BR leadville\-timesync\-web (8),
 .BR timedatectl (1),
 .BR systemctl (1),
 .BR journalctl (1)
+"#;
+
+/// What the second program cannot say about itself.
+#[cfg(feature = "web")]
+const AFTER_WEB: &str = r#"
+.SH SERVICE
+Off until \fBleadville\-timesync web enable\fR puts the page on, or, for MQTT alone, until
+\fBenabled = true\fR stands under [mqtt] and \fBsystemctl enable \-\-now leadville\-timesync\-web\fR
+was said. It has no right but to ask the daemon, and nothing can be changed through it.
+.SH PATHS OF THE PAGE
+.TP
+.I /
+The page for people.
+.TP
+.IR /api/status ", " /api/history?since=24h ", " /api/events
+JSON; the last as server-sent events.
+.TP
+.I /chart.svg?since=7d
+A chart.
+.TP
+.I /metrics
+OpenMetrics.
+.SH FILES
+.TP
+.I /etc/leadville/timesync.toml
+Tables [web] and [mqtt]; see
+.BR timesync.toml (5).
+.TP
+.I /etc/leadville/timesync\-web.env
+Written by \fBleadville\-timesync web enable\fR: where the page is.
+.SH SEE ALSO
+.BR leadville\-timesync (8),
+.BR timesync.toml (5)
 "#;
 
 fn main() {
@@ -81,6 +116,11 @@ fn write_all(directory: &Path) -> Result<(), Box<dyn error::Error>> {
     let mut command = leadville_timesync::cli::command().name(PROGRAM).bin_name(PROGRAM);
     command.build();
     fs::write(directory.join(format!("{PROGRAM}.8")), command_page(&command))?;
+    #[cfg(feature = "web")]
+    fs::write(
+        directory.join(format!("{PROGRAM}-web.8")),
+        web_page(&leadville_timesync::web::command()),
+    )?;
     fs::write(
         directory.join("timesync.toml.5"),
         configuration_page(leadville_timesync::config::DEFAULT_TEXT),
@@ -127,6 +167,21 @@ fn roff(text: &str) -> String {
 /// Paragraphs, one `.PP` between two.
 fn paragraphs(text: &str) -> String {
     text.trim().split("\n\n").map(roff).collect::<Vec<_>>().join("\n.PP\n")
+}
+
+#[cfg(feature = "web")]
+fn web_page(command: &Command) -> String {
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let name = format!("{PROGRAM}-web - page, metrics and MQTT of {PROGRAM}");
+    let mut page = heading("LEADVILLE\\-TIMESYNC\\-WEB", 8, &name);
+    let _ = writeln!(page, ".SH SYNOPSIS\n.B {}\n[\\fIoptions\\fR]", roff(command.get_name()));
+    let _ = writeln!(page, ".SH DESCRIPTION\n{}", paragraphs(&about));
+    page.push_str(".SH OPTIONS\n");
+    for argument in shown(command) {
+        describe(&mut page, argument);
+    }
+    page.push_str(AFTER_WEB.trim_start());
+    page
 }
 
 fn heading(title: &str, section: u8, name: &str) -> String {

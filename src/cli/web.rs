@@ -68,13 +68,19 @@ fn enable(args: &Enable) -> Done {
         std::fs::write(path, text)
     })?;
     systemctl(&["enable", UNIT])?;
-    systemctl(&["restart", UNIT])?;
+    let absent = free == Some(io::ErrorKind::AddrNotAvailable);
+    if absent {
+        // systemd tries again until the address is there; nobody waits for that.
+        systemctl(&["restart", "--no-block", UNIT])?;
+    } else {
+        systemctl(&["restart", UNIT])?;
+    }
     if args.address.is_unspecified() {
         say_line(&format!("The page is at port {} of every address of this computer.", args.port))?;
     } else {
         say_line(&format!("The page is at http://{at}/ from now on."))?;
     }
-    if free == Some(io::ErrorKind::AddrNotAvailable) {
+    if absent {
         say_line(&format!(
             "Note: {} is not an address of this computer now; the page comes when it is.",
             args.address

@@ -1007,11 +1007,12 @@ impl Engine {
         let Some(estimate) = self.estimate(now.raw) else { return };
         let offset = (estimate.truth - now.utc_minus_raw()).abs();
         let max_error = self.max_error_at(now.raw, &estimate).unwrap_or(estimate.bound) + offset;
-        // Worse than a second is worse than the hardware clock would be.
+        // Worse than a second is worse than the hardware clock would be. timedatectl looks at
+        // maxerror alone, and believes everything below 16 s.
         let synchronised = max_error < Nanos::from_secs(1);
         self.outputs.push(Output::Kernel(KernelStatus {
             synchronised,
-            max_error: max_error.min(Nanos::from_secs(16)),
+            max_error: if synchronised { max_error } else { Nanos::from_secs(16) },
             est_error: (estimate.bound + offset).min(Nanos::from_secs(16)),
             leap: self.leap,
         }));

@@ -128,7 +128,11 @@ impl StateDir {
                 .open(&path)?;
             let ns = now.as_nanos();
             let at = TimeSpec::new(ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
-            Ok(futimens(&file, &at, &at)?)
+            // A time that was too late must not come back after a power cut.
+            let kept = file.metadata()?;
+            let back = (kept.mtime(), kept.mtime_nsec()) > (at.tv_sec(), at.tv_nsec());
+            futimens(&file, &at, &at)?;
+            if back { file.sync_all() } else { Ok(()) }
         };
         dated().map_err(|e: io::Error| because(&e, &path.display().to_string()))
     }

@@ -198,6 +198,11 @@ impl Memory {
         }
     }
 
+    /// The clock was set: the time of day is kept at once, for before it was another one.
+    pub fn stepped(&mut self, now: RawTime) {
+        self.clock_due = Some(now);
+    }
+
     /// When the next write is due.
     #[must_use]
     pub fn due(&self) -> Option<RawTime> {

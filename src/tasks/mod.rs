@@ -6,6 +6,7 @@ pub mod monitor;
 pub mod resync;
 pub mod serve;
 pub mod servers;
+pub mod silence;
 pub mod tell;
 pub mod world;
 

@@ -444,6 +444,9 @@ impl Resync {
             }
             return;
         }
+        if matches!(correction, discipline::Correction::Step(_)) {
+            self.memory.stepped(now.raw);
+        }
         if let discipline::Correction::Step(by) | discipline::Correction::Slew(by) = correction
             && by != Nanos::ZERO
         {

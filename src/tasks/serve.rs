@@ -52,7 +52,7 @@ impl Server {
                 Ok(socket) => sockets.push(socket),
                 Err(e) => {
                     let hint = if e.kind() == io::ErrorKind::PermissionDenied {
-                        "; enable the socket unit: systemctl enable --now leadville-timesync.socket"
+                        "; systemd opens it for us: systemctl enable leadville-timesync.socket && systemctl restart leadville-timesync"
                     } else {
                         ""
                     };

@@ -1,7 +1,9 @@
 //! One line in the journal and one event for subscribers per change of state, not per retry.
+use super::silence::{Line, Silence};
 use crate::cli::words;
 use crate::engine::discipline::Refusal;
 use crate::engine::packet::Rejected;
+use crate::engine::source::{Source, Standing};
 use crate::engine::{Engine, Event, Phase, ServerId};
 use crate::os::journal::{self, message_id};
 use crate::state::{Quality, Shared};
@@ -17,6 +19,7 @@ const QUIET: Nanos = Nanos::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Teller {
     said: HashMap<(ServerId, usize), RawTime>,
+    silence: Silence,
     phase: Phase,
     /// The alert threshold, for sentences.
     pub threshold: Nanos,
@@ -77,6 +80,12 @@ impl Teller {
         let name = |id: ServerId| {
             engine.sources().get(id).map_or_else(String::new, |s| s.spec.name.clone())
         };
+        let due = self.silence.due(
+            now.raw,
+            |t| engine.sources().iter().any(|s| s.latest().is_some_and(|l| l.received > t)),
+            |id| engine.sources().get(id).is_some_and(|s| s.silent() > 0 && !s.retired),
+        );
+        self.of_silence(now.raw, engine, due);
         let mut out = match event {
             Event::Sync { server, offset, bound, frequency } => {
                 let quality = Quality::of(offset.abs() + *bound);
@@ -131,28 +140,14 @@ impl Teller {
             }
             Event::Dropped(id, why) => return self.dropped(now, *id, *why, &name(*id)),
             Event::Silent(id, why) => {
-                let source = name(*id);
-                self.say(now.raw, *id, Rejected::COUNT, || {
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
-                        EVENT = "source_left_out",
-                        SOURCE = source.as_str(),
-                        "{source} does not answer: {why}"
-                    );
-                });
-                json!({"event": "source_silent", "source": source, "why": why.to_string()})
+                let line = self.silence.fell(now.raw, *id, why.to_string(), all_silent(engine));
+                self.of_silence(now.raw, engine, line);
+                json!({"event": "source_silent", "source": name(*id), "why": why.to_string()})
             }
             Event::Heard(id) => {
-                let source = name(*id);
-                self.say(now.raw, *id, Rejected::COUNT + 1, || {
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
-                        EVENT = "source_used",
-                        SOURCE = source.as_str(),
-                        "{source} answers again"
-                    );
-                });
-                json!({"event": "source_heard", "source": source})
+                let line = self.silence.heard(now.raw, *id);
+                self.of_silence(now.raw, engine, line);
+                json!({"event": "source_heard", "source": name(*id)})
             }
             Event::Outvoted(id, by) => {
                 let source = name(*id);
@@ -220,6 +215,48 @@ impl Teller {
         };
         stamp(&mut out, now);
         shared.tell(out);
+    }
+
+    fn of_silence(&mut self, now: RawTime, engine: &Engine, lines: impl IntoIterator<Item = Line>) {
+        let name = |id: ServerId| {
+            engine.sources().get(id).map_or_else(String::new, |s| s.spec.name.clone())
+        };
+        for line in lines {
+            match line {
+                Line::One(id, why) => self.say(now, id, Rejected::COUNT, || {
+                    let source = name(id);
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
+                        EVENT = "source_left_out",
+                        SOURCE = source.as_str(),
+                        "{source} does not answer: {why}"
+                    );
+                }),
+                Line::All(why) => self.say(now, ServerId::MAX, Rejected::COUNT, || {
+                    let asked = engine.sources().iter().filter(|s| !s.retired && !s.spec.passive);
+                    let names: Vec<_> = asked.map(|s| s.spec.name.as_str()).collect();
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
+                        EVENT = "source_left_out",
+                        SOURCE = names.join(" ").as_str(),
+                        "{}: {why}",
+                        match names.as_slice() {
+                            [only] => format!("{only} does not answer"),
+                            all => format!("none of the {} servers answers", all.len()),
+                        }
+                    );
+                }),
+                Line::Again(id) => self.say(now, id, Rejected::COUNT + 1, || {
+                    let source = name(id);
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
+                        EVENT = "source_used",
+                        SOURCE = source.as_str(),
+                        "{source} answers again"
+                    );
+                }),
+            }
+        }
     }
 
     fn phase(&mut self, now: Reading, engine: &Engine, phase: Phase, why: Option<&str>) -> Value {
@@ -290,11 +327,19 @@ impl Teller {
     }
 }
 
-fn used(engine: &Engine) -> String {
-    let selected = engine
+/// Nobody who is asked answers, nor a receiver beside them.
+fn all_silent(engine: &Engine) -> bool {
+    let selected = |s: &Source| matches!(s.standing, Standing::Selected);
+    engine
         .sources()
         .iter()
-        .filter(|s| matches!(s.standing, crate::engine::source::Standing::Selected) && !s.retired);
+        .filter(|s| !s.retired)
+        .all(|s| if s.spec.passive { !selected(s) } else { s.silent() >= 3 })
+}
+
+fn used(engine: &Engine) -> String {
+    let selected =
+        engine.sources().iter().filter(|s| matches!(s.standing, Standing::Selected) && !s.retired);
     selected.map(|s| s.spec.name.as_str()).collect::<Vec<_>>().join(" ")
 }
 

@@ -15,7 +15,7 @@ pub mod mqtt;
 use crate::config::{self, Config};
 use crate::os::signals::{self, Asked, Signals};
 use crate::os::{control, notify};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use feed::Feed;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,6 +36,14 @@ struct Options {
     /// Serve the page here, whatever the configuration says [environment: LEADVILLE_WEB_LISTEN]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+}
+
+/// The command line, for the manual.
+#[must_use]
+pub fn command() -> clap::Command {
+    let mut command = Options::command();
+    command.build();
+    command
 }
 
 /// Runs until told to stop.

@@ -534,6 +534,22 @@ fn six_hours_of_outage_while_the_box_warms_are_within_the_bound_and_end_without_
 }
 
 #[test]
+fn blind_for_days_the_kernel_says_unsynchronised_as_timedatectl_reads_it_until_servers_answer() {
+    let mut b = Plan::new(3).go();
+    b.way = Box::new(|_, t, _| (!(HOUR..4 * DAY).contains(&t)).then_some((10 * MS, 10 * MS)));
+    b.run(3 * 3_600);
+    let told = b.flags.expect("nothing was told to the kernel");
+    assert!(told.synchronised && told.max_error < Nanos::from_secs(1), "after two hours: {told:?}");
+    b.until(4 * DAY - HOUR);
+    assert_eq!(b.phase(), Phase::Holdover);
+    let told = b.flags.expect("nothing was told to the kernel");
+    assert!(!told.synchronised && told.max_error == Nanos::from_secs(16), "after days: {told:?}");
+    b.run(3 * 3_600);
+    let told = b.flags.expect("nothing was told to the kernel");
+    assert!(told.synchronised && told.max_error < Nanos::from_secs(1), "at the end: {told:?}");
+}
+
+#[test]
 fn a_kiss_rate_raises_the_floor_and_good_replies_lower_it_again() {
     let mut b = Plan::new(2).go();
     b.spoil = Box::new(|id, t, r| {

@@ -30,16 +30,17 @@ def cold_boots_with_wrong_clocks_late_network_and_names_and_power_cuts(bench):
             m.apt("-o Dpkg::Options::=--force-confold install /root/x.deb")
             m.settle(90)
             m.vm.put(LATE.encode(), "/etc/systemd/system/late.service")
+            m.configure(names=True, more="[serve]\nenabled = true\n")
+            m.run("systemctl enable leadville-timesync.socket; leadville-timesync web enable", timeout=60)
             m.run(f"systemctl enable late.service {WAIT}; rm -f /etc/systemd/network/*wait*")
             m.dns(False)
             m.run("sync")
             saved = utc(m)
             m.power_cut()
-            for story in (rtc_1970_and_no_network_for_a_minute, rtc_2010_and_dead_names, rtc_a_day_ahead):
+            for story in (rtc_1970_and_no_network_for_a_minute, rtc_2010_and_dead_names, rtc_a_day_ahead, rtc_right_and_all_that_is_enabled):
                 figures.append(story(m, saved))
                 saved = utc(m)
                 m.power_cut()
-            disk_boots_again(m)
         return "; ".join(figures)
     finally:
         disk.remove()
@@ -76,7 +77,7 @@ def released(m):
     return m.lines("-u late.service", "RELEASED")[0]
 
 
-def told(m, most=15):
+def told_in_few_lines(m, most=15):
     story = m.story()
     check(len(story) < most, f"{len(story)} lines in the journal:\n" + "\n".join(story))
     return len(story)
@@ -98,7 +99,7 @@ def rtc_1970_and_no_network_for_a_minute(m, saved):
     at = released(m)
     m.until(lambda: m.timedatectl()["NTPSynchronized"] == "yes", 20, "timedatectl says synchronised")
     return (f"1970, 60 s without network: restored {now - saved:+d} s beside the saved time {restored:.1f} s after boot, right {took:.1f} s after "
-            f"the lease (step {step:+.3f} s), time-sync at {at:.0f} s, {told(m)} lines")
+            f"the lease (step {step:+.3f} s), time-sync at {at:.0f} s, {told_in_few_lines(m)} lines")
 
 
 def rtc_2010_and_dead_names(m, saved):
@@ -108,12 +109,14 @@ def rtc_2010_and_dead_names(m, saved):
     m.until(lambda: [1 for _, e in m.errors()[-1:] if abs(e) < 20], 30, "the clock is right", every=1)
     at = released(m)
     lease = m.lines("-u systemd-networkd", "DHCPv4 address")
-    # The agent, and so the watch, comes later than the network here: time-sync.target tells when it was right.
-    check(lease and at - lease[-1] < 8, f"time-sync.target {at - lease[-1]:.1f} s after the lease")
+    # The agent, and so the watch, comes later than the network here: the journal tells when it was right.
+    right = m.lines(f"-u {UNIT}", "synchronised with agreeing")
+    check(lease and right and right[0] - lease[-1] < 8, f"leases at {lease}, right at {right}")
+    check(at - right[0] < 20, f"time-sync.target {at - right[0]:.1f} s after the clock was right")
     m.dns(True)
     time.sleep(3)
     check(m.status()["state"] == "synchronised", "names came and the clock was lost")
-    return f"2010, no DNS: time-sync {at - lease[-1]:.1f} s after the lease, by remembered addresses, {told(m)} lines"
+    return f"2010, no DNS: right {right[0] - lease[-1]:.1f} s and time-sync {at - lease[-1]:.1f} s after the lease, by remembered addresses, {told_in_few_lines(m)} lines"
 
 
 def rtc_a_day_ahead(m, saved):
@@ -124,19 +127,29 @@ def rtc_a_day_ahead(m, saved):
     m.network(True)
     took, step = right_after_network(m, 15)      # a step of days wants two samples from each server
     at = released(m)
-    return f"a day ahead (booted at {now - saved:+d} s): right {took:.1f} s after the lease by {step:+.1f} s, time-sync at {at:.0f} s, {told(m)} lines"
+    return f"a day ahead (booted at {now - saved:+d} s): right {took:.1f} s after the lease by {step:+.1f} s, time-sync at {at:.0f} s, {told_in_few_lines(m)} lines"
 
 
-def disk_boots_again(m):
-    """After the last power cut nothing is broken: the configuration parses, the service runs."""
-    m.boot()
+def rtc_right_and_all_that_is_enabled(m, saved):
+    """As a Pi 5 with its battery, without network: the hardware clock is better than the saved time. After three power cuts."""
+    m.boot(network=False)
+    off = utc(m) - time.time()
+    check(abs(off) < 3, f"the hardware clock was right, and the clock is {off:+.0f} s off")
     check(m.active() == "active", "after the power cuts the service does not run: " + m.run(f"systemctl status {UNIT} -n 5 --no-pager || true"))
     damaged = [s for s in m.story() if re.search(r"broken|damaged|unreadable|corrupt", s)]
     check(not damaged, f"after a power cut: {damaged}")
+    m.network(True)
+    m.settle(90)
+    at = released(m)
+    address = m.run("ip -4 -o addr show dev $(ip -4 route show default | sed 's/.*dev \\([^ ]*\\).*/\\1/') | sed 's/.*inet \\([^/]*\\).*/\\1/'").strip()
+    m.until(lambda: m.vm.run(f"leadville-timesync query {address} --timeout 1s --json")[0] == 0, 30, "time is served at port 123 after a boot")
+    page = "python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8460/', timeout=10)\""
+    m.until(lambda: m.vm.run(page)[0] == 0, 30, "the page is there after a boot")
+    return f"a right hardware clock: {off:+.1f} s at the boot, time-sync at {at:.0f} s, time and page are served, {told_in_few_lines(m)} lines"
 
 
-@test(120)
-def names_that_come_late_get_the_first_step_and_being_blind_for_long_is_admitted(bench):
+@test(60)
+def names_that_come_late_get_the_first_step(bench):
     with Machine(bench.deb) as m:
         m.configure(names=True)
         m.dns(False)
@@ -148,8 +161,38 @@ def names_that_come_late_get_the_first_step_and_being_blind_for_long_is_admitted
         m.dns(True)
         took = m.until(m.steps, 90, "a step after the names came")
         m.settle()
-        # Nobody waits for hours here: the kernel's own bound is put where hours without network would have left it.
-        m.network(False)
-        m.run("python3 -c \"import sys; sys.path.insert(0, '/root'); import probe; probe.adjtime(modes=0x4, maxerror=16_000_000)\"")
-        check(m.timedatectl()["NTPSynchronized"] == "no", "the test itself: maxerror does not tell timedatectl")
         return f"right {took:.0f} s after the names came"
+
+
+@test(240)
+def blind_for_long_timedatectl_says_not_synchronised_and_the_journal_tells_the_offline_day_in_few_lines(bench):
+    """Nobody waits for a day here: the servers themselves say that they are hardly within a second."""
+    with Machine(bench.deb) as m:
+        m.install_and_settle()
+        check(m.timedatectl()["NTPSynchronized"] == "yes", "timedatectl does not say synchronised")
+
+        def worst():
+            return m.status()["max_error_us"] / 1e6
+
+        def hardly_within_a_second():
+            at = worst()
+            if 0.992 < at < 0.997:
+                return True
+            m.serving.set(root_dispersion=min(m.servers[0].root_dispersion + 0.995 - at, 0.996))
+            return False
+        # The guarantee loses 15 ppm and more without servers: 5 ms in minutes.
+        m.until(hardly_within_a_second, 150, "the servers' own dispersion is taken into account", every=20)
+        check(m.timedatectl()["NTPSynchronized"] == "yes", f"within {worst():.3f} s timedatectl says no longer synchronised")
+        m.network(False)
+        m.until(lambda: m.status()["state"] == "holdover", 150, "silence becomes holdover", every=3)
+        told = [line for line in m.story() if "since" in line and "within" in line]
+        check(told and re.search(r"since \d\d:\d\d.*within .*for another", told[-1]), f"the journal says of it: {told}")
+        took = m.until(lambda: m.timedatectl()["NTPSynchronized"] == "no", 600, "timedatectl says no longer synchronised", every=5)
+        check(m.probe("kernel")["status"] & 0x40, "STA_UNSYNC is not set")
+        at = worst()
+        check(at >= 1, f"within {at:.3f} s it is given up too early")
+        m.serving.set(root_dispersion=0.0005)
+        m.network(True)
+        m.until(lambda: m.timedatectl()["NTPSynchronized"] == "yes", 90, "timedatectl says synchronised again", every=2)
+        return f"“{told[-1].strip()}”; not synchronised {took:.0f} s later at ±{at:.3f} s; synchronised again; {told_in_few_lines(m)} lines in all"
+

@@ -1,11 +1,13 @@
 """What needs no machine of its own: refusals, Bookworm in a chroot, the arm64 binary under an emulator."""
+import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 
-from machine import ROOT, VM, check, test
+from machine import ROOT, check, qemu, test
 
 SIMULATE = ["simulate", "S2", "--seed", "7", "--json"]
 # Nothing run on this machine may hold the right to set its clock.
@@ -43,18 +45,33 @@ def a_system_that_is_too_old_or_32_bit_is_refused_in_words(bench):
     return f"{len(cases)} systems; Bookworm and Trixie pass"
 
 
+@test(5)
+def the_manual_and_the_completions_are_in_the_package(bench):
+    with tempfile.TemporaryDirectory() as folder:
+        program = unpacked(bench.deb, folder)
+        pages = {}
+        for name in ("man8/leadville-timesync.8", "man5/timesync.toml.5"):
+            with gzip.open(f"{folder}/usr/share/man/{name}.gz", "rt") as f:
+                pages[name] = f.read()
+        commands = re.findall(r"^  ([a-z][a-z-]+)  ", run([program, "--help"]), re.M)
+        missing = [c for c in commands if c != "help" and c not in pages["man8/leadville-timesync.8"].replace("\\-", "-")]
+        check(len(commands) > 15 and not missing, f"{len(commands)} commands, the manual lacks {missing}")
+        check("sync_interval" in pages["man5/timesync.toml.5"].replace("\\_", "_"), "timesync.toml(5) does not tell of sync_interval")
+        share = folder + "/usr/share/"
+        bash = share + "bash-completion/completions/leadville-timesync"
+        offered = run(["bash", "-c", f"source {bash}; complete -p leadville-timesync"])
+        check("leadville-timesync" in offered, offered)
+        for path in ("zsh/vendor-completions/_leadville-timesync", "fish/vendor_completions.d/leadville-timesync.fish"):
+            with open(share + path) as f:
+                check(all(c in f.read() for c in ("check-config",)), f"{path} is empty")
+        return f"{len(commands)} commands in leadville-timesync(8), timesync.toml(5), bash, zsh, fish"
+
+
 @test(60)
 def the_same_package_installs_and_runs_on_bookworm(bench):
-    cache = os.environ.get("VM_DIR") or (os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) + "/leadville-vm"
-    tar = cache + "/bookworm-chroot.tar"
-    if not os.path.exists(tar):
-        mirror = run([VM + "/mirror.sh", "bookworm"]).strip()
-        run(["mmdebstrap", "--mode=root", "--variant=apt", "--include=systemd,systemd-timesyncd", "--aptopt=APT::Install-Recommends \"false\"",
-             "bookworm", tar[:-4] + "-new.tar", mirror])
-        os.rename(tar[:-4] + "-new.tar", tar)
     with tempfile.TemporaryDirectory(prefix="leadville-bookworm-") as root:
         os.chmod(root, 0o755)
-        run(["tar", "-xf", tar, "-C", root])
+        run(["tar", "-xf", qemu.DIR + "/bookworm-chroot.tar", "-C", root])
         shutil.copy(bench.deb, root + "/x.deb")
         inside = ["unshare", "--net", "--pid", "--fork", "--mount", f"--mount-proc={root}/proc", *POWERLESS, "chroot", root]
         said = run([*inside, "dpkg", "-i", "/x.deb"], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"})

@@ -133,12 +133,15 @@ def remove_and_purge_take_what_is_ours_and_nothing_of_others_and_it_can_be_insta
         m.run("dpkg --force-confold -i /root/x.deb", timeout=300)
         m.settle(90)
         m.run("touch /run/leadville/other.sock /etc/leadville/other.toml; mkdir -p /var/lib/leadville/other; touch /var/lib/leadville/other/x")
+        m.run("leadville-timesync web enable; systemctl enable leadville-timesync.socket leadville-timesync-wait; systemctl restart leadville-timesync", timeout=90)
+        check(m.active("leadville-timesync.socket") == "active", "the test itself: the socket unit is not active")
         others = "ls /run/leadville/other.sock /etc/leadville/other.toml /var/lib/leadville/other/x"
         m.run(f"systemctl stop {UNIT}")
         m.run(others)
         m.run(f"systemctl start {UNIT}")
         m.apt("remove leadville-timesync")
-        check(m.active() != "active", "it runs on after its removal")
+        for unit in (UNIT, "leadville-timesync-web.service", "leadville-timesync.socket"):
+            check(m.active(unit) != "active", f"{unit} runs on after its removal")
         m.run(others)
         left = m.run("ls /run/leadville /etc/leadville; ls /var/lib/leadville").split()
         check("timesync.sock" not in left, f"the socket was left: {left}")
@@ -160,6 +163,36 @@ def remove_and_purge_take_what_is_ours_and_nothing_of_others_and_it_can_be_insta
         gone = m.vm.run("ls -d /run/leadville /etc/leadville /var/lib/leadville")[1]
         check(not gone.strip(), f"empty folders were left: {gone}")
         return "removed, purged, installed again, purged: others' files untouched, nothing of ours left"
+
+
+@test(60)
+def what_the_former_installer_put_in_is_replaced_and_its_configuration_stays(bench):
+    with Machine(bench.deb) as m, tempfile.TemporaryDirectory() as folder:
+        for name in ("ntpsec", "chrony"):
+            m.vm.put(stand_in(name, folder), f"/root/{name}.deb")
+            m.run(f"dpkg -i /root/{name}.deb", timeout=120)
+            m.configure()
+            m.run("dpkg --force-confold -i /root/x.deb", timeout=300)
+            check(m.active() == "active", f"in the place of {name} the service does not run")
+            shown = m.run(f"dpkg-query -W -f '${{db:Status-Status}}' {name}")
+            check(shown == "config-files", f"{name} is {shown}")
+            check(m.run(f"cat /etc/{name}.conf").strip() == "of the former", f"/etc/{name}.conf was touched")
+            m.run(f"dpkg --purge {name}; dpkg --purge leadville-timesync", timeout=120)
+        return "ntpsec and chrony: removed by dpkg -i, their configuration files kept"
+
+
+def stand_in(name, folder):
+    """A package with the name and the relations of another time daemon."""
+    tree = f"{folder}/{name}"
+    os.makedirs(tree + "/DEBIAN")
+    os.makedirs(tree + "/etc")
+    for path, text in ((f"etc/{name}.conf", "of the former\n"), ("DEBIAN/conffiles", f"/etc/{name}.conf\n"),
+                       ("DEBIAN/control", f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\n"
+                        "Provides: time-daemon\nConflicts: time-daemon\nReplaces: time-daemon\nDescription: stands for another\n")):
+        with open(f"{tree}/{path}", "w") as f:
+            f.write(text)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, f"{tree}.deb"], check=True, stdout=subprocess.DEVNULL)
+    return f"{tree}.deb"
 
 
 @test(80)

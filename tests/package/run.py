@@ -4,26 +4,30 @@
   run.py [DEB] [NAME…]     all tests, or those whose sentence contains one of the names (spaces or underscores)
   run.py --list
 
-tests/vm/setup.sh makes the machine, debian/build.sh the packages (amd64, and arm64 beside it). A test that fails is tried once
+setup.sh makes the machine, debian/build.sh the packages (amd64, and arm64 beside it). A test that fails is tried once
 more from the beginning, and the report says so.
 """
 import argparse
 import concurrent.futures
 import glob
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import types
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from machine import ROOT, TESTS, VM, check  # noqa: E402
+from machine import ROOT, TESTS, qemu  # noqa: E402
 from bench import HostClock, Wrong  # noqa: E402
 import boot  # noqa: E402,F401
 import host  # noqa: E402,F401
 import install  # noqa: E402,F401
+import programs  # noqa: E402,F401
 
 
 def judge(sentence, function, bench):
@@ -66,8 +70,18 @@ def main():
     chosen = sorted((t for t in TESTS if not names or any(n in t[0] for n in names)), key=lambda t: -t[1])
     if not chosen:
         sys.exit("no test has such a name: run.py --list")
-    subprocess.run([VM + "/setup.sh"], check=True)
-    bench = types.SimpleNamespace(deb=deb)
+    subprocess.run([HERE + "/setup.sh"], check=True)
+    folder = tempfile.TemporaryDirectory(prefix="leadville-packages-")     # a build meanwhile replaces nothing
+    for path in glob.glob(os.path.dirname(deb) + "/*.deb"):
+        shutil.copy(path, folder.name)
+    bench = types.SimpleNamespace(deb=f"{folder.name}/{os.path.basename(deb)}")
+
+    def interrupted(*_):
+        for process in list(qemu.RUNNING):
+            process.kill()
+        os._exit(1)
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGINT, interrupted)
     began, clock = time.monotonic(), HostClock()
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         good = list(pool.map(lambda t: judge(t[0], t[2], bench), chosen))
