@@ -60,7 +60,7 @@ struct Heard {
 type Outcome = Result<Heard, String>;
 
 /// When each address may be asked again (monotonic clock, ns).
-type Turns = Arc<Mutex<BTreeMap<IpAddr, i64>>>;
+type Turns = Arc<Mutex<BTreeMap<(IpAddr, u16), i64>>>;
 
 pub fn query(args: &Query) -> Done {
     let mut servers = Vec::new();
@@ -133,7 +133,7 @@ async fn ask(
     }
     let mut refusal = "the name has no address".to_owned();
     for (index, &address) in addresses.iter().enumerate() {
-        wait_for_turn(address.ip(), turns).await;
+        wait_for_turn(address, turns).await;
         match ntp::exchange(address, timeout).await {
             Ok(exchange) => {
                 let heard = read(server, address, &exchange, clock::read());
@@ -153,12 +153,15 @@ async fn ask(
     Err(refusal)
 }
 
-async fn wait_for_turn(ip: IpAddr, turns: &Turns) {
-    let spacing = if nearby(ip) { SPACING_NEARBY } else { SPACING };
+async fn wait_for_turn(address: SocketAddr, turns: &Turns) {
+    let ip = address.ip();
+    // Nearby every socket is a server of its own; elsewhere an address is one, whatever its ports.
+    let (spacing, who) =
+        if nearby(ip) { (SPACING_NEARBY, (ip, address.port())) } else { (SPACING, (ip, 0)) };
     let now = clock::monotonic_now();
     let turn = {
         let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = turns.entry(ip).or_insert(now);
+        let free = turns.entry(who).or_insert(now);
         let turn = (*free).max(now);
         *free = turn + i64::try_from(spacing.as_nanos()).unwrap_or(i64::MAX);
         turn
