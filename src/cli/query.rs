@@ -59,8 +59,8 @@ struct Heard {
 
 type Outcome = Result<Heard, String>;
 
-/// When each address may be asked again (monotonic clock, ns).
-type Turns = Arc<Mutex<BTreeMap<(IpAddr, u16), i64>>>;
+/// When each server may be asked again (monotonic clock, ns).
+type Turns = Arc<Mutex<BTreeMap<SocketAddr, i64>>>;
 
 pub fn query(args: &Query) -> Done {
     let mut servers = Vec::new();
@@ -154,14 +154,16 @@ async fn ask(
 }
 
 async fn wait_for_turn(address: SocketAddr, turns: &Turns) {
-    let ip = address.ip();
     // Nearby every socket is a server of its own; elsewhere an address is one, whatever its ports.
-    let (spacing, who) =
-        if nearby(ip) { (SPACING_NEARBY, (ip, address.port())) } else { (SPACING, (ip, 0)) };
+    let (spacing, server) = if nearby(address.ip()) {
+        (SPACING_NEARBY, address)
+    } else {
+        (SPACING, SocketAddr::new(address.ip(), 0))
+    };
     let now = clock::monotonic_now();
     let turn = {
         let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = turns.entry(who).or_insert(now);
+        let free = turns.entry(server).or_insert(now);
         let turn = (*free).max(now);
         *free = turn + i64::try_from(spacing.as_nanos()).unwrap_or(i64::MAX);
         turn

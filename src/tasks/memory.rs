@@ -203,11 +203,10 @@ impl Memory {
         self.clock_due = Some(now);
     }
 
-    /// When the next write is due.
+    /// When the next write is due; what was learned is written on the way.
     #[must_use]
     pub fn due(&self) -> Option<RawTime> {
-        self.dir.as_ref()?;
-        self.clock_due.into_iter().chain(self.drift_due).min()
+        self.dir.as_ref().and(self.clock_due)
     }
 
     /// Keeps the time of day, never backwards by itself.
@@ -271,6 +270,7 @@ mod tests {
         memory.tick(raw(0), utc, &ignorant, every, false);
         memory.tick(raw(61), utc, &ignorant, every, false);
         assert_eq!(memory.kept(utc).crystal, None);
+        assert_eq!(memory.due(), Some(raw(300)), "it wakes for nothing");
         let crystal = DriftMemory { frequency_ppm: 40.0, sd_ppm: 1.0, ..DriftMemory::default() };
         memory.tick(raw(130), utc, &engine(Some(crystal)), every, false);
         assert_eq!(memory.kept(utc).crystal.map(|c| c.frequency_ppm), Some(40.0));

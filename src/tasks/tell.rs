@@ -222,40 +222,40 @@ impl Teller {
             engine.sources().get(id).map_or_else(String::new, |s| s.spec.name.clone())
         };
         for line in lines {
-            match line {
-                Line::One(id, why) => self.say(now, id, Rejected::COUNT, || {
+            let (id, source, sentence, again) = match line {
+                Line::One(id, why) => {
                     let source = name(id);
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
-                        EVENT = "source_left_out",
-                        SOURCE = source.as_str(),
-                        "{source} does not answer: {why}"
-                    );
-                }),
-                Line::All(why) => self.say(now, ServerId::MAX, Rejected::COUNT, || {
+                    let sentence = format!("{source} does not answer: {why}");
+                    (id, source, sentence, false)
+                }
+                Line::All(why) => {
                     let asked = engine.sources().iter().filter(|s| !s.retired && !s.spec.passive);
                     let names: Vec<_> = asked.map(|s| s.spec.name.as_str()).collect();
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
-                        EVENT = "source_left_out",
-                        SOURCE = names.join(" ").as_str(),
-                        "{}: {why}",
-                        match names.as_slice() {
-                            [only] => format!("{only} does not answer"),
-                            all => format!("none of the {} servers answers", all.len()),
-                        }
-                    );
-                }),
-                Line::Again(id) => self.say(now, id, Rejected::COUNT + 1, || {
+                    let sentence = match names.as_slice() {
+                        [only] => format!("{only} does not answer: {why}"),
+                        all => format!("none of the {} servers answers: {why}", all.len()),
+                    };
+                    (ServerId::MAX, names.join(" "), sentence, false)
+                }
+                Line::Again(id) => {
                     let source = name(id);
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
-                        EVENT = "source_used",
-                        SOURCE = source.as_str(),
-                        "{source} answers again"
-                    );
-                }),
-            }
+                    let sentence = format!("{source} answers again");
+                    (id, source, sentence, true)
+                }
+            };
+            let (kind, event) = if again {
+                (journal::Event::SourceUsed, "source_used")
+            } else {
+                (journal::Event::SourceLeftOut, "source_left_out")
+            };
+            self.say(now, id, Rejected::COUNT + usize::from(again), || {
+                info!(
+                    MESSAGE_ID = message_id(kind),
+                    EVENT = event,
+                    SOURCE = source.as_str(),
+                    "{sentence}"
+                );
+            });
         }
     }
 

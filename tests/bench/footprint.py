@@ -58,6 +58,17 @@ class Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def measured(measure, *more):
+    """What `measure` finds of the built program, in a folder of its own."""
+    if not os.access(BINARY, os.X_OK):
+        sys.exit(f"{BINARY} is not there: cargo build --release")
+    folder = Folder()
+    try:
+        return measure(folder, *more)
+    finally:
+        folder.close()
+
+
 def chronyd(folder, program, port, body):
     conf = f"{folder.path}/chrony-{port}.conf"
     with open(conf, "w") as f:
@@ -239,13 +250,7 @@ def main():
     parser.add_argument("--warm", type=int, default=5, help="how long they settle before")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
-    if not os.access(BINARY, os.X_OK):
-        sys.exit(f"{BINARY} is not there: cargo build --release")
-    folder = Folder()
-    try:
-        rows, startup = measure(folder, options)
-    finally:
-        folder.close()
+    rows, startup = measured(measure, options)
     text = table(rows, startup, options)
     print(text)
     good = True

@@ -7,8 +7,6 @@ The servers are chronyd -x on loopback; nothing here touches this machine's cloc
 The exit code is 1 when a limit is exceeded.
 """
 import argparse
-import json
-import os
 import signal
 import socket
 import statistics
@@ -16,7 +14,10 @@ import subprocess
 import sys
 import time
 
-from footprint import BINARY, ROOT, Folder, chronyd, free_port, ours, write_between
+from footprint import BINARY, ROOT, chronyd, free_port, measured, ours, write_between
+
+sys.path.insert(0, ROOT + "/src/python")
+from leadville_timesync import TimesyncError, status  # noqa: E402
 
 
 def run(*words):
@@ -24,14 +25,6 @@ def run(*words):
     began = time.monotonic()
     subprocess.run([BINARY, *words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     return time.monotonic() - began
-
-
-def status(path):
-    with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(5)
-        s.connect(path)
-        s.sendall(b'{"do":"status"}\n')
-        return json.loads(s.makefile().readline())
 
 
 def first_fix(folder, name, ports):
@@ -45,7 +38,7 @@ def first_fix(folder, name, ports):
             try:
                 if status(path)["state"] == "synchronised":
                     return time.monotonic() - began
-            except (OSError, ValueError):
+            except TimesyncError:
                 pass
             time.sleep(0.002)
         raise SystemExit(f"{name}: not synchronised within 20 s")
@@ -81,13 +74,7 @@ def main():
     parser.add_argument("--times", type=int, default=21)
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
-    if not os.access(BINARY, os.X_OK):
-        sys.exit(f"{BINARY} is not there: cargo build --release")
-    folder = Folder()
-    try:
-        rows = measure(folder, options.times)
-    finally:
-        folder.close()
+    rows = measured(measure, options.times)
     lines = ["| | median | slowest | limit |", "|---|---:|---:|---:|"]
     for title, seconds, limit in rows:
         lines.append(f"| {title} | {statistics.median(seconds) * 1e3:.0f} ms | {max(seconds) * 1e3:.0f} ms | {limit * 1e3:.0f} ms |")

@@ -141,10 +141,9 @@ def rtc_right_and_all_that_is_enabled(m, saved):
     m.network(True)
     m.settle(90)
     at = released(m)
-    address = m.run("ip -4 -o addr show dev $(ip -4 route show default | sed 's/.*dev \\([^ ]*\\).*/\\1/') | sed 's/.*inet \\([^/]*\\).*/\\1/'").strip()
+    address = m.own_address()
     m.until(lambda: m.vm.run(f"leadville-timesync query {address} --timeout 1s --json")[0] == 0, 30, "time is served at port 123 after a boot")
-    page = "python3 -c \"import urllib.request as u; u.urlopen('http://127.0.0.1:8460/', timeout=10)\""
-    m.until(lambda: m.vm.run(page)[0] == 0, 30, "the page is there after a boot")
+    m.until(lambda: m.get("http://127.0.0.1:8460/")[0] == 200, 30, "the page is there after a boot")
     return f"a right hardware clock: {off:+.1f} s at the boot, time-sync at {at:.0f} s, time and page are served, {told_in_few_lines(m)} lines"
 
 
@@ -195,4 +194,3 @@ def blind_for_long_timedatectl_says_not_synchronised_and_the_journal_tells_the_o
         m.network(True)
         m.until(lambda: m.timedatectl()["NTPSynchronized"] == "yes", 90, "timedatectl says synchronised again", every=2)
         return f"“{told[-1].strip()}”; not synchronised {took:.0f} s later at ±{at:.3f} s; synchronised again; {told_in_few_lines(m)} lines in all"
-

@@ -50,12 +50,13 @@ def the_manual_and_the_completions_are_in_the_package(bench):
     with tempfile.TemporaryDirectory() as folder:
         program = unpacked(bench.deb, folder)
         pages = {}
-        for name in ("man8/leadville-timesync.8", "man5/timesync.toml.5"):
+        for name in ("man8/leadville-timesync.8", "man8/leadville-timesync-web.8", "man5/timesync.toml.5"):
             with gzip.open(f"{folder}/usr/share/man/{name}.gz", "rt") as f:
                 pages[name] = f.read()
         commands = re.findall(r"^  ([a-z][a-z-]+)  ", run([program, "--help"]), re.M)
         missing = [c for c in commands if c != "help" and c not in pages["man8/leadville-timesync.8"].replace("\\-", "-")]
         check(len(commands) > 15 and not missing, f"{len(commands)} commands, the manual lacks {missing}")
+        check("--listen" in pages["man8/leadville-timesync-web.8"].replace("\\-", "-"), "leadville-timesync-web(8) lacks --listen")
         check("sync_interval" in pages["man5/timesync.toml.5"].replace("\\_", "_"), "timesync.toml(5) does not tell of sync_interval")
         share = folder + "/usr/share/"
         bash = share + "bash-completion/completions/leadville-timesync"
@@ -63,8 +64,8 @@ def the_manual_and_the_completions_are_in_the_package(bench):
         check("leadville-timesync" in offered, offered)
         for path in ("zsh/vendor-completions/_leadville-timesync", "fish/vendor_completions.d/leadville-timesync.fish"):
             with open(share + path) as f:
-                check(all(c in f.read() for c in ("check-config",)), f"{path} is empty")
-        return f"{len(commands)} commands in leadville-timesync(8), timesync.toml(5), bash, zsh, fish"
+                check("check-config" in f.read(), f"{path} is empty")
+        return f"{len(commands)} commands in leadville-timesync(8), leadville-timesync-web(8), timesync.toml(5), bash, zsh, fish"
 
 
 @test(60)

@@ -1,4 +1,5 @@
 """A Debian machine that gets the package: restored from the snapshot, or booted cold from a disk of its own."""
+import json
 import os
 import shutil
 import subprocess
@@ -128,6 +129,25 @@ class Machine(Guest):
         """Monotonic times, s, of the journal's lines of this boot with that text."""
         out = self.run(f"journalctl -q -b {unit} -o short-monotonic --no-pager | grep -F '{text}' || true")
         return [float(line[1:line.index("]")]) for line in out.splitlines() if line.startswith("[")]
+
+    def own_address(self):
+        """The IPv4 address by which the network reaches it."""
+        device = "$(ip -4 route show default | sed 's/.*dev \\([^ ]*\\).*/\\1/')"
+        return self.run(f"ip -4 -o addr show dev {device} | sed 's/.*inet \\([^/]*\\).*/\\1/'").strip()
+
+    def get(self, url):
+        """(status, body) of a page, asked in the guest; status 0 and why if nobody answers."""
+        out = self.run(f"""python3 - <<'ASK'
+import json, urllib.request, urllib.error
+try:
+    with urllib.request.urlopen("{url}", timeout=10) as page:
+        print(json.dumps([page.status, page.read().decode()]))
+except urllib.error.HTTPError as error:
+    print(json.dumps([error.code, error.read().decode()]))
+except OSError as error:
+    print(json.dumps([0, str(error)]))
+ASK""")
+        return tuple(json.loads(out))
 
     # Power
 

@@ -1,7 +1,7 @@
 """What the package brings beside the daemon: Python, the page, time for other computers; and that each is off until asked for."""
 import json
 
-from machine import CONFIG, UNIT, Machine, check, test
+from machine import UNIT, Machine, check, test
 
 PAGE = "leadville-timesync-web.service"
 SOCKET = "leadville-timesync.socket"
@@ -67,39 +67,24 @@ def enabled(m, unit):
     return m.vm.run(f"systemctl is-enabled {unit}")[1].strip()
 
 
-def get(m, url, timeout=10):
-    """(status, body) of a page, asked in the guest."""
-    out = m.run(f"""python3 - <<'ASK'
-import json, urllib.request, urllib.error
-try:
-    with urllib.request.urlopen("{url}", timeout={timeout}) as page:
-        print(json.dumps([page.status, page.read().decode()]))
-except urllib.error.HTTPError as error:
-    print(json.dumps([error.code, error.read().decode()]))
-except OSError as error:
-    print(json.dumps([0, str(error)]))
-ASK""")
-    return tuple(json.loads(out))
-
-
 @test(110)
 def the_page_is_off_until_enabled_answers_at_the_address_it_was_given_and_has_no_rights(bench):
     with Machine(bench.deb) as m:
         m.install_and_settle()
         check((enabled(m, PAGE), m.active(PAGE)) == ("disabled", "inactive"), f"after the installation: {enabled(m, PAGE)}, {m.active(PAGE)}")
-        check(get(m, "http://127.0.0.1:8460/")[0] == 0, "a page is served that nobody asked for")
+        check(m.get("http://127.0.0.1:8460/")[0] == 0, "a page is served that nobody asked for")
         said = m.run("leadville-timesync web enable", timeout=60)
         check("http://127.0.0.1:8460/" in said, said)
-        code, page = get(m, "http://127.0.0.1:8460/")
+        code, page = m.get("http://127.0.0.1:8460/")
         check(code == 200 and "<html" in page.lower(), f"{code} {page[:200]}")
-        own = m.run("ip -4 -o addr show dev $(ip -4 route show default | sed 's/.*dev \\([^ ]*\\).*/\\1/') | sed 's/.*inet \\([^/]*\\).*/\\1/'").strip()
-        check(get(m, f"http://{own}:8460/")[0] == 0, "enabled for this computer alone, the network sees it too")
+        own = m.own_address()
+        check(m.get(f"http://{own}:8460/")[0] == 0, "enabled for this computer alone, the network sees it too")
 
         m.run(f"leadville-timesync web enable --address {own}", timeout=60)
-        m.until(lambda: get(m, f"http://{own}:8460/")[0] == 200, 20, "the page answers at the new address")
-        status = json.loads(get(m, f"http://{own}:8460/api/status")[1])
+        m.until(lambda: m.get(f"http://{own}:8460/")[0] == 200, 20, "the page answers at the new address")
+        status = json.loads(m.get(f"http://{own}:8460/api/status")[1])
         check(status["state"] == "synchronised" and status["settled"], f"/api/status: {status}")
-        metrics = get(m, f"http://{own}:8460/metrics")[1]
+        metrics = m.get(f"http://{own}:8460/metrics")[1]
         check("leadville_timesync_" in metrics and metrics.endswith("# EOF\n"), metrics[-200:])
         check((enabled(m, PAGE), m.active(PAGE)) == ("enabled", "active"), f"{enabled(m, PAGE)}, {m.active(PAGE)}")
         pid = m.run(f"systemctl show {PAGE} -p MainPID --value").strip()
@@ -113,15 +98,15 @@ def the_page_is_off_until_enabled_answers_at_the_address_it_was_given_and_has_no
         said = m.run("leadville-timesync web enable --address 192.168.44.1", timeout=60)
         check("not an address of this computer now" in said, said)
         m.run("ip link add ap0 type dummy && ip addr add 192.168.44.1/24 dev ap0 && ip link set ap0 up")
-        took = m.until(lambda: get(m, "http://192.168.44.1:8460/")[0] == 200, 40, "the page comes when its address does")
+        took = m.until(lambda: m.get("http://192.168.44.1:8460/")[0] == 200, 40, "the page comes when its address does")
         # Without the daemon it says so and goes on.
         m.run(f"systemctl stop {UNIT}")
-        m.until(lambda: "error" in get(m, "http://192.168.44.1:8460/api/status")[1], 20, "the page says that no daemon answers")
+        m.until(lambda: "error" in m.get("http://192.168.44.1:8460/api/status")[1], 20, "the page says that no daemon answers")
         m.run(f"systemctl start {UNIT}")
-        m.until(lambda: '"state"' in get(m, "http://192.168.44.1:8460/api/status")[1], 20, "the page finds the daemon again")
+        m.until(lambda: '"state"' in m.get("http://192.168.44.1:8460/api/status")[1], 20, "the page finds the daemon again")
 
         m.run("dpkg -i /root/x.deb", timeout=300)
-        check(m.active(PAGE) == "active" and get(m, "http://192.168.44.1:8460/")[0] == 200, "after an upgrade the page is gone")
+        check(m.active(PAGE) == "active" and m.get("http://192.168.44.1:8460/")[0] == 200, "after an upgrade the page is gone")
         m.run("leadville-timesync web disable", timeout=60)
         check((enabled(m, PAGE), m.active(PAGE)) == ("disabled", "inactive"), f"after disable: {enabled(m, PAGE)}, {m.active(PAGE)}")
         m.run("test ! -e /etc/leadville/timesync-web.env")
@@ -139,7 +124,7 @@ def time_is_served_at_port_123_by_the_socket_unit_without_a_further_right_and_on
         query = "ip netns exec range leadville-timesync query 192.168.77.1 --count 2 --timeout 1s --json"
         rc, out, _ = m.vm.run(query)
         check(rc != 0, f"time is served though nobody asked for it: {out}")
-        m.vm.put(m.configuration(more="[serve]\nenabled = true\n").encode(), CONFIG)
+        m.configure(more="[serve]\nenabled = true\n")
         m.run(f"systemctl enable {SOCKET} && systemctl restart {UNIT}", timeout=60)
         m.settle()
         seen = {}

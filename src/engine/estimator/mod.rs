@@ -48,12 +48,14 @@
 //! shows only whole seconds adds its resolution, and a temperature outside the learned range adds the
 //! curve of the crystal.
 mod member;
+mod mixture;
 mod server;
 mod site;
 mod thermal;
 
 use crate::units::{Nanos, Ppm, RawTime};
 use member::{Belief, HEAD, Member, Seconds, Shared, Trace, WINDOW, Wander};
+use mixture::{COVER, within};
 use server::{SLOTS, Server, Tally};
 use site::Queue;
 use std::cell::Cell;
@@ -179,8 +181,6 @@ const SAME_MOMENT: Nanos = Nanos::from_millis(10);
 const STRETCH: f64 = 1.3;
 /// … and more where round trips do not look like queues behind a sharp edge.
 const STRETCH_EVEN: f64 = 0.4;
-/// Half-width of 95 % of a normal distribution, in standard deviations.
-const COVER: f64 = 1.96;
 /// Polls are a little rarer than asked for: the packets of the bursts are saved here.
 const SPARE: f64 = 1.035;
 /// Bursts after something upset the estimate come at most this often, seconds.
@@ -207,7 +207,7 @@ pub struct Estimator {
     last: f64,
     thermometer: Thermometer,
     learned: [Option<Learned>; KINDS],
-    /// What was said last, for whoever asks in the same moment.
+    /// What was said last, for whoever asks in the same moment; nothing after every change.
     said: Cell<Option<Estimate>>,
 }
 
@@ -603,10 +603,10 @@ impl Estimator {
 
     /// Only these servers' samples count from now on; others stay remembered.
     pub fn select(&mut self, truechimers: &[ServerId]) {
-        self.said.set(None);
         if self.selected.as_deref() == Some(truechimers) {
             return;
         }
+        self.said.set(None);
         self.selected = Some(truechimers.to_vec());
         let counts = self.servers.map(|s| s.id.is_some_and(|id| self.counts(id)));
         let mut changed = false;
@@ -849,94 +849,10 @@ impl Estimator {
     }
 }
 
-/// Half-width around `centre` that holds 95 % of a mixture of normal distributions
-/// (share, mean, standard deviation), to a few parts in a thousand.
-fn within(parts: &[(f64, f64, f64)], centre: f64) -> f64 {
-    // The rarest together are a fiftieth of the 5 %.
-    let parts = || parts.iter().filter(|p| p.0 > 1e-4);
-    let variance: f64 =
-        parts().map(|&(share, mean, sd)| share * (sd * sd + (mean - centre).powi(2))).sum();
-    if !(variance > 0.0 && variance.is_finite()) {
-        return variance.max(0.0).sqrt();
-    }
-    let outside = |half: f64| -> f64 {
-        parts()
-            .map(|&(share, mean, sd)| {
-                let scale = std::f64::consts::FRAC_1_SQRT_2 / sd.max(1e-15);
-                let off = mean - centre;
-                share * 0.5 * (libm::erfc((half - off) * scale) + libm::erfc((half + off) * scale))
-            })
-            .sum()
-    };
-    // The log of what is outside is nearly straight in the square of the half-width, so that the
-    // secant needs one to four looks; for one normal distribution it begins where it ends.
-    let (mut low, mut high) = (0.0, f64::INFINITY);
-    let mut square = COVER * COVER * variance;
-    let mut slope = -0.596 / variance;
-    let mut last: Option<(f64, f64)> = None;
-    for look in 1..64 {
-        let excess = libm::log(outside(square.sqrt()).max(1e-300) / 0.05);
-        if excess.abs() < 0.01 {
-            break;
-        }
-        let end = if excess > 0.0 { &mut low } else { &mut high };
-        *end = square;
-        if let Some((before, then)) = last {
-            let straight = (excess - then) / (square - before);
-            if straight < 0.0 {
-                slope = straight;
-            }
-        }
-        last = Some((square, excess));
-        let next = square - excess / slope;
-        square = if next > low && next < high && look % 4 != 0 {
-            next
-        } else if high.is_finite() {
-            if low > 0.0 { (low * high).sqrt() } else { high / 2.0 }
-        } else {
-            4.0 * square
-        };
-    }
-    square.sqrt()
-}
-
 fn sane(ppm: f64, sd: f64) -> bool {
     ppm.abs() < 1e5 && sd > 0.0 && sd < 1e5
 }
 
 fn bank() -> Vec<Member> {
     BANK.iter().map(|&(wander, common)| Member::new(wander, common)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bound_of_a_mixture_leaves_five_percent_outside() {
-        let mixtures: [&[(f64, f64, f64)]; 6] = [
-            &[(1.0, 0.0, 1e-6)],
-            &[(0.5, -1e-6, 1e-6), (0.5, 1e-6, 1e-6)],
-            &[(0.9, 0.0, 1e-6), (0.1, 0.0, 3e-5)],
-            &[(0.97, 0.0, 1e-9), (0.03, 0.0, 1e-3)],
-            &[(0.6, 0.0, 1e-9), (0.4, 1e-3, 1e-9)],
-            &[(0.2, 0.0, 1.0), (0.2, 1.0, 2.0), (0.2, -3.0, 0.1), (0.4, 0.5, 5.0)],
-        ];
-        for parts in mixtures {
-            let centre = parts.iter().map(|p| p.0 * p.1).sum::<f64>();
-            let half = within(parts, centre);
-            let outside = |half: f64| -> f64 {
-                let beyond = |&(share, mean, sd): &(f64, f64, f64)| {
-                    let scale = std::f64::consts::FRAC_1_SQRT_2 / sd;
-                    let off = mean - centre;
-                    share
-                        * 0.5
-                        * (libm::erfc((half - off) * scale) + libm::erfc((half + off) * scale))
-                };
-                parts.iter().map(beyond).sum()
-            };
-            let (more, less) = (outside(0.99 * half), outside(1.01 * half));
-            assert!(more > 0.05 && less < 0.05, "{parts:?}: {half} leaves {more} to {less}");
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Tests that move the clock of the machine they run on: only for a throw-away machine.
 //!
+//! `make vm-test` runs them in its guest:
 //! `LEADVILLE_MAY_SET_THIS_CLOCK=yes <test binary> --ignored --test-threads=1 steering`
 use super::*;
 use crate::engine::packet::Why;

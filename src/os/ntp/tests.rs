@@ -254,40 +254,44 @@ fn every_error_of_the_socket_has_its_sentence() {
     }
 }
 
+/// 10 000 a second for 1.2 s, good ones among them after 0.8 s: the kernel may drop some.
+fn flood(socket: &Plain, request: &[u8], from: SocketAddr) {
+    let good = reply(request);
+    let mut junk = good;
+    let start = clock::raw_now();
+    let mut sent = 0_i64;
+    loop {
+        let age = (clock::raw_now() - start).get();
+        if age > 1_200_000_000 {
+            return;
+        }
+        while sent < age / 100_000 {
+            sent += 1;
+            junk[24..32].copy_from_slice(&sent.to_be_bytes());
+            let _ =
+                socket.send_to(if sent >= 8_000 && sent % 50 == 0 { &good } else { &junk }, from);
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
 #[test]
 fn the_good_reply_is_found_in_a_flood_that_gets_little_of_the_processor() {
-    let server = server(|socket, request, from| {
-        let good = reply(request);
-        let mut junk = good;
-        let start = clock::raw_now();
-        let mut sent = 0_i64;
-        // 10 000 a second for 1.2 s, good ones among them after 0.8 s: the kernel may drop some.
-        loop {
-            let age = (clock::raw_now() - start).get();
-            if age > 1_200_000_000 {
-                return;
-            }
-            while sent < age / 100_000 {
-                sent += 1;
-                junk[24..32].copy_from_slice(&sent.to_be_bytes());
-                let _ = socket
-                    .send_to(if sent >= 8_000 && sent % 50 == 0 { &good } else { &junk }, from);
-            }
-            std::thread::sleep(Duration::from_micros(500));
+    let mut skipped = 0;
+    // Of a machine that is busy otherwise the kernel may drop most of the flood: then once more.
+    for _ in 0..5 {
+        let before = processor_time();
+        let got = ask(server(flood));
+        let spent = processor_time() - before;
+        let took = (got.received - got.sent).as_secs_f64();
+        skipped = got.bogus.wrong_origin;
+        eprintln!("{skipped} skipped in {took:.3} s: {:.1} % of a core", spent / took * 100.0);
+        assert!(spent / took < 0.2, "{spent} s of {took} s");
+        if skipped > 4_000 {
+            return;
         }
-    });
-    let before = processor_time();
-    let got = ask(server);
-    let spent = processor_time() - before;
-    let took = (got.received - got.sent).as_secs_f64();
-    // A busy machine lets the kernel drop most of them.
-    assert!(got.bogus.wrong_origin > 1_000, "{:?}", got.bogus);
-    eprintln!(
-        "{} skipped in {took:.3} s: {:.1} % of a core",
-        got.bogus.wrong_origin,
-        spent / took * 100.0
-    );
-    assert!(spent / took < 0.2, "{spent} s of {took} s");
+    }
+    panic!("only {skipped} were skipped: no flood");
 }
 
 #[test]

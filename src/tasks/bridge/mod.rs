@@ -157,18 +157,20 @@ pub async fn run(
 async fn connect(i: usize, path: String, caller: Caller, done: mpsc::UnboundedSender<Done>) {
     let again = Duration::from_nanos(READ_AGAIN.get() as u64);
     let mut connecting = std::pin::pin!(caller.connect(&path));
-    let mut result = None;
-    while result.is_none() {
-        tokio::select! {
-            came = &mut connecting => result = Some(came),
-            () = tokio::time::sleep(again) => {}
-        }
-        if let Ok(read) = caller.device(&path).await {
-            let _ = done.send(Done::Read(read));
+    loop {
+        let came = tokio::time::timeout(again, &mut connecting).await;
+        read_again(&path, &caller, &done).await;
+        if let Ok(result) = came {
+            let _ = done.send(Done::Connected(i, result));
+            return;
         }
     }
-    if let Some(result) = result {
-        let _ = done.send(Done::Connected(i, result));
+}
+
+/// Reads what bluetoothd may have left unsaid of a device.
+async fn read_again(path: &str, caller: &Caller, done: &mpsc::UnboundedSender<Done>) {
+    if let Ok(read) = caller.device(path).await {
+        let _ = done.send(Done::Read(read));
     }
 }
 
@@ -376,11 +378,7 @@ impl Bridge {
         if !w.link.is_listening() && !lately {
             w.doubted = Some(now);
             let (caller, done, path) = (bluez.caller(), self.done.clone(), path.clone());
-            tokio::task::spawn_local(async move {
-                if let Ok(read) = caller.device(&path).await {
-                    let _ = done.send(Done::Read(read));
-                }
-            });
+            tokio::task::spawn_local(async move { read_again(&path, &caller, &done).await });
         }
     }
 
