@@ -8,7 +8,7 @@ use leadville_timesync::state::{
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -640,6 +640,28 @@ fn the_configuration_is_checked_with_the_line_shown() {
     let output = program(&file, &["run", "--config", "/nowhere/x.toml"]);
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("/nowhere/x.toml: there is no such file"));
+}
+
+#[test]
+fn the_service_manager_is_told_where_the_mistake_in_the_configuration_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("timesync.toml");
+    std::fs::write(&file, "[ntp]\n  timeoot = \"1s\"\n").expect("written");
+    let place = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&place).expect("bound");
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("set");
+    let output = Command::new(env!("CARGO_BIN_EXE_leadville-timesync"))
+        .args(["run", "--config", file.to_str().expect("UTF-8")])
+        .env("NOTIFY_SOCKET", &place)
+        .output()
+        .expect("it runs");
+    assert_eq!(code(&output), 1);
+    let mut told = [0; 4096];
+    let n = manager.recv(&mut told).expect("something is told");
+    let told = String::from_utf8_lossy(&told[..n]);
+    let sentence = stderr(&output).lines().next().unwrap_or_default().to_owned();
+    assert!(sentence.contains("timesync.toml:2:3: unknown key timeoot"), "{sentence}");
+    assert_eq!(told.trim_end(), sentence.replacen("leadville-timesync: ", "STATUS=", 1));
 }
 
 /// The daemon of `run --simulate`; ended when this goes.

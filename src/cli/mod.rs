@@ -21,6 +21,7 @@ mod web;
 pub mod words;
 
 use crate::config::{self, Config, parse_span};
+use crate::os::notify;
 use crate::tasks;
 use crate::units::Nanos;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -179,8 +180,10 @@ fn configuration(
         None => default,
     };
     let config = Config::load(path).map_err(|error| {
-        Failure::new(error.to_string())
-            .hint("check a changed file with: leadville-timesync check-config")
+        let sentence = error.to_string();
+        // While systemd waits to start us again, `systemctl status` shows no line of the journal.
+        notify::status(&sentence);
+        Failure::new(sentence).hint("check a changed file with: leadville-timesync check-config")
     })?;
     Ok((config, Some(path.to_owned())))
 }

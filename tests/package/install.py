@@ -170,7 +170,7 @@ def what_the_former_installer_put_in_is_replaced_and_its_configuration_stays(ben
     with Machine(bench.deb) as m, tempfile.TemporaryDirectory() as folder:
         for name in ("ntpsec", "chrony"):
             m.vm.put(stand_in(name, folder), f"/root/{name}.deb")
-            m.run(f"dpkg -i /root/{name}.deb", timeout=120)
+            m.apt(f"install /root/{name}.deb")      # as its own package would, it puts timesyncd out
             m.configure()
             m.run("dpkg --force-confold -i /root/x.deb", timeout=300)
             check(m.active() == "active", f"in the place of {name} the service does not run")
