@@ -72,6 +72,8 @@ pub struct Radio {
     pub twice: f64,
     /// Scatter of the host's stamp, ms (sd).
     pub jitter_ms: f64,
+    /// How much later than that a busy host stamps in the mean, ms (exponential).
+    pub busy_ms: f64,
     /// Fixed delay of START frames.
     pub start_delay: Nanos,
     /// Fixed delay of SHOT frames: d0.
@@ -90,6 +92,7 @@ impl Default for Radio {
             loss: 0.0,
             twice: 0.0,
             jitter_ms: 0.4,
+            busy_ms: 0.0,
             start_delay: Nanos::ZERO,
             shot_delay: Nanos::from_millis(40),
         }
@@ -130,6 +133,7 @@ pub struct Shooter {
     phase_ms: f64,
     bursting: bool,
     last_event_ms: f64,
+    last_stamp_ms: f64,
     number: u16,
     left_over: [u8; 12],
     times: Vec<u16>,
@@ -148,6 +152,7 @@ impl Shooter {
             phase_ms,
             bursting: false,
             last_event_ms: f64::NEG_INFINITY,
+            last_stamp_ms: f64::NEG_INFINITY,
             number: 0,
             left_over: [0; 12],
             times: Vec::new(),
@@ -290,9 +295,18 @@ impl Shooter {
         // Frames do not overtake one another.
         event = event.max(self.last_event_ms);
         self.last_event_ms = event;
-        let jitter = self.radio.jitter_ms * self.random.normal();
+        let mut stamp = event + self.radio.jitter_ms * self.random.normal();
+        if self.radio.busy_ms > 0.0 {
+            stamp += self.random.exponential(self.radio.busy_ms);
+        }
+        // A frame is read after the one before it.
+        stamp = stamp.max(self.last_stamp_ms);
         let lost = self.random.chance(self.radio.loss);
-        (!lost).then(|| RawTime::from_nanos(((event + jitter) * 1e6).round() as i64))
+        if lost {
+            return None;
+        }
+        self.last_stamp_ms = stamp;
+        Some(RawTime::from_nanos((stamp * 1e6).round() as i64))
     }
 }
 

@@ -25,8 +25,12 @@ const COVERAGE_IN_DOUBT: f64 = 0.985;
 const CRYSTAL: f64 = 30e-6;
 /// Coarse cells while more hypotheses than this are followed.
 const MANY: usize = 12;
-/// A frame whose every explanation is worse than this contradicts the others.
+/// A frame less likely than this contradicts the others.
 const CONTRADICTION: f64 = 3e-4;
+/// So much likelier, ln, all is without a start frame that is out of line.
+const OUT_OF_LINE: f64 = 3.4;
+/// Nothing is less likely.
+const LEAST: f64 = 1e-200;
 /// Strings of one timer agree within this, beyond what waiting explains, ms.
 const STRINGS_AGREE_MS: f64 = 20.0;
 
@@ -135,6 +139,8 @@ struct Belief {
     index: usize,
     cells: Cells,
     kernel: Kernel,
+    /// Likelihood of this string's frames as far as it is in the hypothesis's weight; the best has 1.
+    said: f64,
 }
 
 impl Dating {
@@ -258,13 +264,16 @@ impl Dating {
         if void || finer || self.beliefs.is_empty() {
             return self.rebuild(!void);
         }
-        let agree = self.weigh(&what, true);
-        self.refine(agree);
+        let likely = self.weigh(&what, true, true);
+        if self.heard.len() > 1 {
+            self.link.waited(likely);
+        }
+        self.refine(likely);
     }
 
-    /// Multiplies one frame into every belief; the best likelihood of it under any. Only the
-    /// newest frame is news to the hypotheses, and only it can be set on its event.
-    fn weigh(&mut self, what: &Heard, newest: bool) -> f64 {
+    /// Multiplies one frame into every belief, and into the hypotheses' weights if it is to `count`.
+    /// Returns its likelihood. Only the newest frame can be set on its event.
+    fn weigh(&mut self, what: &Heard, newest: bool, count: bool) -> f64 {
         let early = self.early(what);
         let (arrival, time) = match *what {
             Heard::Start(at) => (self.link.millis(at), None),
@@ -274,34 +283,43 @@ impl Dating {
             return 1.0;
         }
         let hypotheses = self.link.hypotheses_mut();
-        let mut agree = 0.0_f64;
+        let (mut before, mut after, mut best) = (0.0, 0.0, 0.0_f64);
         self.beliefs.retain_mut(|belief| {
             let Ok(i) = hypotheses.binary_search_by_key(&belief.index, |h| h.index) else {
                 return false;
             };
             let h = &mut hypotheses[i];
             // The vernier: a stamp is set on the event that brought it.
+            let rough = h.rough_ms();
             let set_back =
-                if newest { (h.event - arrival).clamp(-h.interval_ms, 0.5) } else { 0.0 };
+                if newest { (h.event - arrival).clamp(-h.interval_ms, 0.5 + rough) } else { 0.0 };
             let likelihood = if let Some(time) = time {
-                belief.kernel.soften(time.seconds() * CRYSTAL * 1e3);
+                belief.kernel.soften(time.seconds() * CRYSTAL * 1e3 + 0.8 * rough);
                 belief.cells.multiply(&belief.kernel, early + set_back)
             } else {
                 belief.cells.multiply(&belief.kernel.of_start(&self.lag), early + set_back)
             };
-            agree = agree.max(likelihood);
-            if newest {
+            before += h.weight;
+            after += h.weight * likelihood;
+            if count {
                 h.weight *= likelihood;
+                belief.said *= likelihood;
+                best = best.max(belief.said);
             }
             true
         });
-        agree
+        if count && best > 0.0 {
+            for belief in &mut self.beliefs {
+                belief.said = (belief.said / best).max(LEAST);
+            }
+        }
+        if before > 0.0 { after / before } else { 1.0 }
     }
 
     /// After the newest frame: a contradiction is looked into, the beliefs are summed up.
-    fn refine(&mut self, agree: f64) {
-        if agree < CONTRADICTION && self.heard.len() > 1 {
-            self.resolve(agree);
+    fn refine(&mut self, likely: f64) {
+        if likely < CONTRADICTION && self.heard.len() > 1 {
+            self.resolve();
         }
         self.link.normalise();
         let beliefs = &self.beliefs;
@@ -320,33 +338,43 @@ impl Dating {
 
     /// One frame does not go with the others: the start is out of line, or the first shot
     /// came so late that the range looked at misses the beep.
-    fn resolve(&mut self, before: f64) {
+    fn resolve(&mut self) {
         let refused = self.start_refused;
-        if !refused && self.heard.iter().any(|h| !h.is_shot()) {
-            self.start_refused = true;
-            if self.lay_out(0.0, false) > 30.0 * before.max(1e-6) {
-                return;
+        let mut best = (f64::NEG_INFINITY, 0.0, refused);
+        for (refuse, quantile) in [(false, 0.0), (false, 0.5), (true, 0.0), (true, 0.5)] {
+            if refuse != refused && (refused || self.heard.iter().all(Heard::is_shot)) {
+                continue;
             }
-            self.start_refused = refused;
+            self.start_refused = refuse;
+            let against = if refuse == refused { 0.0 } else { OUT_OF_LINE };
+            let likely = self.lay_out(quantile, true) - against;
+            if likely > best.0 {
+                best = (likely, quantile, refuse);
+            }
         }
-        let shared = |agree: f64| libm::log(agree.max(1e-12));
-        let least = shared(self.lay_out(0.0, false));
-        if shared(self.lay_out(0.5, false)) <= least {
-            self.lay_out(0.0, false);
-        }
+        self.start_refused = best.2;
+        self.lay_out(best.1, true);
     }
 
-    fn rebuild(&mut self, news: bool) {
-        let agree = self.lay_out(0.0, news);
+    fn rebuild(&mut self, count: bool) {
+        let likely = self.lay_out(0.0, count);
         if !self.beliefs.is_empty() {
-            self.refine(agree);
+            self.refine(libm::exp(likely));
         }
     }
 
     /// All beliefs anew from the frames kept, laid out below that quantile of the shots'
-    /// earliest beeps. Returns the product of the frames' likelihoods.
-    fn lay_out(&mut self, quantile: f64, news: bool) -> f64 {
-        self.beliefs.clear();
+    /// earliest beeps; the frames `count` for the hypotheses' weights instead of what they counted
+    /// before. Returns the ln of the frames' likelihood.
+    fn lay_out(&mut self, quantile: f64, count: bool) -> f64 {
+        for belief in std::mem::take(&mut self.beliefs) {
+            let hypotheses = self.link.hypotheses_mut();
+            if let Ok(i) = hypotheses.binary_search_by_key(&belief.index, |h| h.index)
+                && count
+            {
+                hypotheses[i].weight /= belief.said;
+            }
+        }
         let mut early: Vec<f64> = Vec::with_capacity(self.heard.len());
         early.extend(self.heard.iter().filter(|h| h.is_shot()).map(|h| self.early(h)));
         early.sort_by(f64::total_cmp);
@@ -357,16 +385,17 @@ impl Dating {
             let cells = match (early.get((early.len() as f64 * quantile) as usize), start) {
                 (Some(shot), _) => kernel.range(*shot),
                 (None, Some(start)) => kernel.range_of_start(start),
-                (None, None) => return 1.0,
+                (None, None) => return 0.0,
             };
-            self.beliefs.push(Belief { index: h.index, cells, kernel });
+            self.beliefs.push(Belief { index: h.index, cells, kernel, said: 1.0 });
         }
         let heard = self.heard.clone();
-        let mut product = 1.0;
+        let mut likely = 0.0;
         for (i, what) in heard.iter().enumerate() {
-            product *= self.weigh(what, news && i + 1 == heard.len());
+            let newest = i + 1 == heard.len();
+            likely += libm::log(self.weigh(what, newest, count).max(LEAST));
         }
-        product
+        likely
     }
 
     /// The beep as far as it is known; `None` before the first frame that tells of it.
@@ -398,7 +427,7 @@ impl Dating {
     pub fn is_outside(&self, at: RawTime, time: Centis) -> bool {
         let Some(e) = self.estimate() else { return false };
         let slack = e.inside + Estimate::within(time) + Nanos::from_millis(3);
-        let interval = e.interval_ms.unwrap_or(200.0);
+        let interval = self.link.at_most_ms();
         let longest = Nanos::from_secs_f64(interval * 1e-3 * (MOST_RETRIES as f64 + 1.0));
         let since = at - (e.epoch + self.delay.value) - time.span();
         since < -slack || since > longest + slack + Nanos::from_millis(10)

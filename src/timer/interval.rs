@@ -3,13 +3,19 @@
 //! A notification reaches the host at a connection event; events lie on a grid of one
 //! interval, a multiple of 1.25 ms. Every interval in question is followed as a hypothesis:
 //! a two-state filter (phase, rate of the radio's crystal against ours) tells how well each
-//! arrival falls on its grid. What the waits themselves say of the interval is added by
-//! [`super::epoch`].
+//! arrival falls on its grid, once for each scatter the host's stamps may have. What the waits
+//! themselves say of the interval is added by [`super::epoch`]. It is told once it is sure, and
+//! no longer while the arrivals speak against it.
 use crate::units::{Nanos, RawTime};
 
-/// Scatter of an arrival about its event, ms: 0.35-0.43 measured on a Pi, and a recording's
-/// whole milliseconds.
-const JITTER_MS: f64 = 0.5;
+/// Scatter of an arrival about its event, sd in ms, and what is expected of each before anything
+/// is heard: 0.35-0.43 measured on a Pi, with a recording's whole milliseconds; the others where the
+/// host is busy or emulated. On a grid narrower than [`VISIBLE`] of them no event can be told.
+const SCATTER: [(f64, f64); 3] = [(0.5, 0.9), (2.0, 0.07), (6.0, 0.03)];
+/// As often the scatter's sd an interval is long at least, if its events are to be told apart.
+const VISIBLE: f64 = 4.0;
+/// Of this probability an interval is told as measured.
+const SURE: f64 = 0.98;
 /// Part of the arrivals that were stamped late or are otherwise off the grid.
 const OFF_GRID: f64 = 0.03;
 /// The radio's crystal against the host's, sd: two of ±20 ppm.
@@ -18,8 +24,15 @@ const RATE_SD: f64 = 20e-6;
 const RATE_WANDER: f64 = 0.3e-6 * 0.3e-6 / 600_000.0;
 /// A hypothesis this much less likely than the best is dropped.
 const NEGLIGIBLE: f64 = 1e-6;
-/// So many arrivals off the grid in a row mean that the interval was renegotiated.
-const RENEGOTIATED: u32 = 4;
+/// What the arrivals say for a grid against none at all, ln; so little means that the interval was
+/// renegotiated. Three arrivals off a sharp grid do it.
+const RENEGOTIATED: f64 = -10.0;
+/// With so little nothing is told.
+const DOUBTFUL: f64 = -3.0;
+/// A wait is expected to be at least so likely, ln, in the mean.
+const WAIT: f64 = -1.5;
+/// One wait alone counts for no less: a frame may be held up.
+const LEAST_WAIT: f64 = 0.01;
 const INV_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
 
 /// One interval that may be in force.
@@ -33,6 +46,15 @@ pub struct Hypothesis {
     pub event: f64,
     /// Index in [`candidates`], stable while hypotheses come and go.
     pub index: usize,
+    /// One for each scatter.
+    tracks: [Track; SCATTER.len()],
+}
+
+/// A grid as it is seen if the stamps scatter by so much.
+#[derive(Clone, Copy, Debug)]
+struct Track {
+    /// Its probability if the interval is this.
+    share: f64,
     phase: Option<Phase>,
 }
 
@@ -51,7 +73,8 @@ struct Phase {
 pub struct Link {
     hypotheses: Vec<Hypothesis>,
     origin: Option<RawTime>,
-    off_grid: u32,
+    /// [`RENEGOTIATED`]; never above 0.
+    credit: f64,
 }
 
 /// Intervals in question with what is expected of each before anything is heard, in ms.
@@ -75,7 +98,7 @@ fn candidates() -> impl Iterator<Item = (f64, f64)> {
 
 impl Default for Link {
     fn default() -> Self {
-        let mut link = Self { hypotheses: Vec::new(), origin: None, off_grid: 0 };
+        let mut link = Self { hypotheses: Vec::new(), origin: None, credit: 0.0 };
         link.doubt(0.0);
         link
     }
@@ -89,18 +112,24 @@ impl Link {
 
     /// Spreads the weights over all candidates again, keeping `kept` of what was known.
     fn doubt(&mut self, kept: f64) {
+        let scatter = self.scatter();
         let known = std::mem::take(&mut self.hypotheses);
         let kept = if known.is_empty() { 0.0 } else { kept };
         let total: f64 = candidates().map(|(_, prior)| prior).sum();
+        // How the host stamps is its own manner: a new link changes little of it.
+        let mut tracks = [Track { share: 0.0, phase: None }; SCATTER.len()];
+        for ((track, now), (_, prior)) in tracks.iter_mut().zip(scatter).zip(SCATTER) {
+            track.share = 0.9 * now + 0.1 * prior;
+        }
         self.hypotheses = candidates()
             .enumerate()
             .map(|(index, (interval_ms, prior))| {
                 let old = known.iter().find(|h| h.index == index).map_or(0.0, |h| h.weight);
                 let weight = kept * old + (1.0 - kept) * prior / total;
-                Hypothesis { interval_ms, weight, event: 0.0, index, phase: None }
+                Hypothesis { interval_ms, weight, event: 0.0, index, tracks }
             })
             .collect();
-        self.off_grid = 0;
+        self.credit = 0.0;
     }
 
     /// Intervals still in question.
@@ -112,11 +141,32 @@ impl Link {
         &mut self.hypotheses
     }
 
-    /// The interval in force and its probability, once one stands out.
+    /// The interval in force and its probability, once that is sure.
     #[must_use]
     pub fn interval_ms(&self) -> Option<(f64, f64)> {
         let best = self.hypotheses.iter().max_by(|a, b| a.weight.total_cmp(&b.weight))?;
-        (best.weight > 0.5).then_some((best.interval_ms, best.weight))
+        (best.weight > SURE && self.credit > DOUBTFUL).then_some((best.interval_ms, best.weight))
+    }
+
+    /// An interval that the one in force hardly exceeds, ms.
+    #[must_use]
+    pub fn at_most_ms(&self) -> f64 {
+        let mut above = 0.0;
+        let longest = self.hypotheses.iter().rev().find(|h| {
+            above += h.weight;
+            above > 0.1
+        });
+        longest.map_or(200.0, |h| h.interval_ms)
+    }
+
+    /// The probability of each scatter.
+    fn scatter(&self) -> [f64; SCATTER.len()] {
+        let mut chances = [0.0; SCATTER.len()];
+        for (i, chance) in chances.iter_mut().enumerate() {
+            *chance = self.hypotheses.iter().map(|h| h.weight * h.tracks[i].share).sum();
+        }
+        let total: f64 = chances.iter().sum();
+        if total > 0.0 { chances.map(|c| c / total) } else { SCATTER.map(|(_, prior)| prior) }
     }
 
     /// Milliseconds from the link's own origin.
@@ -135,24 +185,27 @@ impl Link {
     pub fn arrival(&mut self, at: RawTime) -> bool {
         self.origin.get_or_insert(at);
         let a = self.millis(at);
-        let mut on_grid = 0.0;
-        for h in &mut self.hypotheses {
-            let (likelihood, on) = h.hear(a);
-            if on {
-                on_grid += h.weight;
-            }
-            h.weight *= likelihood;
-        }
-        self.off_grid = if on_grid > 0.5 { 0 } else { self.off_grid + 1 };
-        if self.off_grid >= RENEGOTIATED {
+        if self.credit < RENEGOTIATED {
             self.doubt(0.2);
             for h in &mut self.hypotheses {
                 h.hear(a);
             }
             return true;
         }
+        let (mut with, mut without) = (0.0, 0.0);
+        for h in &mut self.hypotheses {
+            without += h.weight / h.interval_ms;
+            h.weight *= h.hear(a);
+            with += h.weight;
+        }
+        self.credit = (self.credit + libm::log(with / without)).min(0.0);
         self.normalise();
         false
+    }
+
+    /// The wait that the last arrival means was so likely.
+    pub(super) fn waited(&mut self, likelihood: f64) {
+        self.credit = (self.credit + libm::log(likelihood.max(LEAST_WAIT)) - WAIT).min(0.0);
     }
 
     /// The last arrival's frame may have been ready at any time: an event then brings it the
@@ -179,33 +232,72 @@ impl Link {
 }
 
 impl Hypothesis {
-    /// Density of an arrival at `a`, per ms, and whether it falls on the grid.
-    fn hear(&mut self, a: f64) -> (f64, bool) {
+    /// By how much its stamps scatter, sd in ms, as far as it is more than usual.
+    pub(super) fn rough_ms(&self) -> f64 {
+        match self.likely() {
+            0 => 0.0,
+            i => SCATTER[i].0,
+        }
+    }
+
+    fn likely(&self) -> usize {
+        let shares = self.tracks.iter().map(|t| t.share).enumerate();
+        shares.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(i, _)| i)
+    }
+
+    /// Density of an arrival at `a`, per ms.
+    fn hear(&mut self, a: f64) -> f64 {
         let ci = self.interval_ms;
-        let noise = JITTER_MS * JITTER_MS;
+        let mut density = 0.0;
+        let (mut best, mut event) = (-1.0, a);
+        for (track, (sd, _)) in self.tracks.iter_mut().zip(SCATTER) {
+            if track.share < NEGLIGIBLE {
+                track.share = 0.0;
+                continue;
+            }
+            let (likelihood, at) = track.hear(a, ci, sd);
+            track.share *= likelihood;
+            density += track.share;
+            if track.share > best {
+                (best, event) = (track.share, at);
+            }
+        }
+        for track in &mut self.tracks {
+            track.share /= density;
+        }
+        self.event = event;
+        density
+    }
+}
+
+impl Track {
+    /// Density of an arrival at `a`, per ms, and the event that brought it.
+    fn hear(&mut self, a: f64, ci: f64, sd: f64) -> (f64, f64) {
+        if ci < VISIBLE * sd {
+            return (1.0 / ci, a);
+        }
+        let noise = sd * sd;
         let fresh = |rate, var_rate| Phase { at: a, rate, var: noise, cov: 0.0, var_rate };
         let Some(p) = self.phase else {
             self.phase = Some(fresh(0.0, RATE_SD * RATE_SD));
-            self.event = a;
-            return (1.0 / ci, true);
+            return (1.0 / ci, a);
         };
         let span = ((a - p.at) / (ci * (1.0 + p.rate))).round() * ci;
         let var_rate = p.var_rate + RATE_WANDER * span.abs();
         let at = p.at + span * (1.0 + p.rate);
         let var = p.var + 2.0 * span * p.cov + span * span * var_rate;
         let cov = p.cov + span * var_rate;
-        if var > ci * ci / 25.0 {
+        if var > noise.max(ci * ci / 25.0) {
             // Too long ago to say which event this was.
             self.phase = Some(fresh(p.rate, var_rate.min(RATE_SD * RATE_SD)));
-            self.event = a;
-            return (1.0 / ci, true);
+            return (1.0 / ci, a);
         }
         let residual = a - at;
         let s = var + noise;
         let z2 = residual * residual / s;
         let normal = if z2 > 60.0 { 0.0 } else { INV_SQRT_TAU * libm::exp(-0.5 * z2) / s.sqrt() };
         let on = normal * (1.0 - OFF_GRID) > OFF_GRID / ci;
-        if on {
+        let event = if on {
             let (k, k_rate) = (var / s, cov / s);
             self.phase = Some(Phase {
                 at: at + k * residual,
@@ -214,14 +306,14 @@ impl Hypothesis {
                 cov: cov - k * cov,
                 var_rate: var_rate - k_rate * cov,
             });
-            self.event = at + k * residual;
+            at + k * residual
         } else if var < 4.0 {
             // Stamps come late, never early: the event before brought it.
-            self.event = if residual < 0.0 { at - ci } else { at };
+            if residual < 0.0 { at - ci } else { at }
         } else {
-            self.event = a;
-        }
-        (normal * (1.0 - OFF_GRID) + OFF_GRID / ci, on)
+            a
+        };
+        (normal * (1.0 - OFF_GRID) + OFF_GRID / ci, event)
     }
 }
 
@@ -245,7 +337,9 @@ mod tests {
                 let jitter = [0.3, -0.2, 0.4, -0.4, 0.1][i % 5];
                 hear(&mut link, 5000.0 + f64::from(*k) * interval * 1.00001 + jitter);
             }
-            assert!((link.interval_ms().unwrap().0 - interval).abs() < 1e-9);
+            let weights = link.hypotheses().iter().map(|h| (h.interval_ms, h.weight));
+            let (best, weight) = weights.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+            assert!((best - interval).abs() < 1e-9 && weight > 0.5, "{best} {weight}");
         }
     }
 
