@@ -1,7 +1,10 @@
 //! The real daemon with timers: simulated ones over its control socket, and Bluetooth that is not there.
 #![allow(clippy::disallowed_methods, reason = "a test waits for real time")]
+mod standin;
+
 use leadville_timesync::os::control::Client;
 use serde_json::{Value, json};
+use standin::StandIn;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -334,4 +337,200 @@ fn with_bluetooth_off_there_is_no_timer_and_that_is_said() {
     assert_eq!((code, text.contains("enabled = true")), (Some(0), true), "{text}");
     let (code, text) = daemon.says(&["timer", "scan", "--for", "1s"]);
     assert_eq!(code, Some(1), "{text}");
+}
+
+/// Listens to the stand-in's timer, and looks after the link every second.
+const TO_STAND_IN: &str = "[ntp]\nservers = [\"127.0.0.1:9\"]\n[bluetooth]\nenabled = true\n\
+    health_report_interval = \"1s\"\nreconnect_at_most = \"1s\"\n\
+    [[timer]]\nname = \"Bay 1\"\naddress = \"60:09:C3:00:DC:1A\"\n";
+
+fn until(what: &str, limit: Duration, wanted: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !wanted() {
+        assert!(start.elapsed() < limit, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The timer is listened to, and what it says is heard.
+fn frames_are_heard(daemon: &Daemon, bluez: &StandIn, what: &str) {
+    let frames = |t: &Value| t["frames"].as_u64().unwrap();
+    daemon.until(what, |t| t["connected"] == true);
+    let before = frames(&daemon.timer());
+    bluez.say("0105000000000000000000000001");
+    daemon.until(what, |t| frames(t) > before);
+}
+
+/// What was set up for a test, in the order of its end.
+struct Bench {
+    daemon: Daemon,
+    bluez: StandIn,
+    _bus: Ended,
+    _dir: tempfile::TempDir,
+}
+
+/// A stand-in so prepared, and a daemon with that under `[bluetooth]`; `None` where there is no dbus-daemon.
+fn bench(more: &str, prepare: impl FnOnce(&mut standin::State)) -> Option<Bench> {
+    let dir = tempfile::tempdir().unwrap();
+    let (bus, address) = bus(dir.path(), "")?;
+    let bluez = StandIn::start(&address, prepare);
+    let config = TO_STAND_IN.replace("[bluetooth]\n", &format!("[bluetooth]\n{more}\n"));
+    Some(Bench { daemon: Daemon::start(&[], &config, &address), bluez, _bus: bus, _dir: dir })
+}
+
+/// The same, each in a thread of its own: every one waits for time-outs.
+fn at_once(names: &'static [&'static str], test: fn(&'static str)) {
+    let threads: Vec<_> =
+        names.iter().map(|name| (name, std::thread::spawn(move || test(name)))).collect();
+    for (name, thread) in threads {
+        assert!(thread.join().is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn a_call_that_is_never_answered_is_given_up_and_made_again() {
+    at_once(
+        &[
+            "GetManagedObjects",
+            "SetDiscoveryFilter",
+            "StartDiscovery",
+            "Connect",
+            "StartNotify",
+            "Disconnect",
+        ],
+        |name| {
+            let out_of_sight = name.contains("Discovery");
+            let Some(Bench { daemon, bluez, .. }) = &bench("", |state| {
+                state.mute.insert(name.to_owned());
+                state.in_reach = !out_of_sight;
+                // A link that is of no use is ended.
+                state.resolves = name != "Disconnect";
+            }) else {
+                return;
+            };
+            until(name, 2 * LONG, || bluez.calls(name).len() >= 2);
+            let calls = bluez.calls(name);
+            let waited = (calls[1] - calls[0]).as_secs_f64();
+            // Ten seconds, twenty for Connect, and a pause.
+            let given = if name == "Connect" { 20.0 } else { 10.0 };
+            assert!(
+                (given - 0.5..given + 20.0).contains(&waited),
+                "{name}: again after {waited} s"
+            );
+            {
+                let mut state = bluez.state();
+                state.mute.clear();
+                (state.in_reach, state.resolves) = (true, true);
+            }
+            if out_of_sight {
+                bluez.adapter(true);
+            }
+            frames_are_heard(daemon, bluez, name);
+            println!("{name}: made again after {waited:.1} s");
+        },
+    );
+}
+
+#[test]
+fn a_call_that_is_never_answered_holds_nothing_else_up() {
+    at_once(&["StopDiscovery", "GetAll", "Get", "WriteValue", "StopNotify"], |name| {
+        // StopNotify is asked for after a silence, StopDiscovery after a scan.
+        let silence = if name == "StopNotify" { "silence = \"1s\"" } else { "" };
+        let scans = name == "StopDiscovery";
+        let Some(Bench { daemon, bluez, .. }) = &bench(silence, |state| {
+            state.mute.insert(name.to_owned());
+            state.in_reach = !scans;
+        }) else {
+            return;
+        };
+        if scans {
+            until("a scan", LONG, || !bluez.calls("StartDiscovery").is_empty());
+            bluez.state().in_reach = true;
+            bluez.adapter(true);
+        }
+        frames_are_heard(daemon, bluez, name);
+        if name == "WriteValue" {
+            // A string runs, and still the operator is told.
+            let (code, text) = daemon.says(&["timer", "send", "REQ SCREEN HEX"]);
+            assert_eq!((code, text.contains("does not answer")), (Some(1), true), "{text}");
+            bluez.say("0103010100e500e500e500e50001");
+            daemon.until("a shot while a call is open", |t| t["frames"].as_u64().unwrap() >= 2);
+            bluez.state().mute.clear();
+            let (code, text) = daemon.says(&["timer", "send", "REQ SCREEN TEXT"]);
+            assert_eq!(code, Some(0), "{text}");
+            until("the command", LONG, || {
+                bluez.state().written.contains(&"REQ SCREEN TEXT".into())
+            });
+        }
+        if name == "Get" {
+            // Nobody says whether anybody is subscribed: in doubt once more.
+            until("subscribed again", LONG, || bluez.calls("StartNotify").len() >= 2);
+            frames_are_heard(daemon, bluez, name);
+        }
+        if name == "StopNotify" {
+            // While a string runs nothing is touched.
+            bluez.say("0108010100e500e500e500e50001");
+            until("subscribed again", LONG, || bluez.calls("StartNotify").len() >= 2);
+            let waited = bluez.calls("StartNotify")[1] - bluez.calls("StopNotify")[0];
+            assert!((9.5..25.0).contains(&waited.as_secs_f64()), "{waited:?}");
+        }
+    });
+}
+
+#[test]
+fn a_subscription_that_somebody_ended_is_made_again() {
+    let Some(Bench { daemon, bluez, .. }) = &bench("", |_| {}) else { return };
+    frames_are_heard(daemon, bluez, "first");
+    let before = bluez.calls("StartNotify").len();
+    bluez.state().notifying = false;
+    until("subscribed again", LONG, || bluez.calls("StartNotify").len() > before);
+    let again = *bluez.calls("StartNotify").last().unwrap();
+    frames_are_heard(daemon, bluez, "again");
+    // No scan, no second link for it.
+    assert_eq!(bluez.calls("Connect").len(), 1);
+    let asked = bluez.calls("Get").into_iter().rfind(|at| *at < again).unwrap();
+    assert!(again - asked < Duration::from_secs(3), "{:?} after it was seen", again - asked);
+}
+
+#[test]
+fn after_a_silence_the_subscription_is_made_anew() {
+    let Some(Bench { daemon, bluez, .. }) = &bench("silence = \"4s\"", |_| {}) else { return };
+    // The string is over: while one runs nothing is touched.
+    frames_are_heard(daemon, bluez, "first");
+    bluez.say("0108010100e500e500e500e50001");
+    daemon.until("the stop", |t| t["frames"].as_u64().unwrap() >= 2);
+    let heard = Instant::now();
+    // bluetoothd says that all is well, and delivers nothing.
+    bluez.state().delivers = false;
+    bluez.say("0105000000000000000000000002");
+    until("the old subscription ended", LONG, || !bluez.calls("StopNotify").is_empty());
+    bluez.state().delivers = true;
+    until("subscribed anew", LONG, || {
+        let ended = bluez.calls("StopNotify")[0];
+        bluez.calls("StartNotify").iter().any(|at| *at > ended)
+    });
+    let waited = (bluez.calls("StopNotify")[0] - heard).as_secs_f64();
+    assert!((3.0..15.0).contains(&waited), "{waited} s");
+    frames_are_heard(daemon, bluez, "again");
+    assert_eq!(bluez.calls("Connect").len(), 1);
+    // The link was there all the while: one line says so.
+    let log = daemon.log();
+    assert_eq!(log.matches("Bay 1 is listened to").count(), 1, "{log}");
+    assert_eq!(log.matches("the link to Bay 1 is gone").count(), 0, "{log}");
+}
+
+#[test]
+fn without_an_adapter_status_says_so_and_one_that_comes_is_used() {
+    let Some(Bench { daemon, bluez, .. }) = &bench("", |state| state.adapter = false) else {
+        return;
+    };
+    let wanted =
+        |t: &Value| t["message"].as_str().is_some_and(|m| m.contains("no Bluetooth adapter"));
+    daemon.until("the adapter is missed", wanted);
+    bluez.adapter(true);
+    frames_are_heard(daemon, bluez, "with an adapter");
+    bluez.adapter(false);
+    daemon.until("the adapter is missed again", |t| wanted(t) && t["connected"] == false);
+    bluez.adapter(true);
+    frames_are_heard(daemon, bluez, "with an adapter again");
 }

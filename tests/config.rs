@@ -196,6 +196,7 @@ fn every_span_has_bounds() {
         "bluetooth.health_report_interval",
         "bluetooth.rssi_check_interval",
         "bluetooth.reconnect_at_most",
+        "bluetooth.silence",
         "simulation.shot_interval",
         "simulation.start_delay",
         "simulation.timing_variance",

@@ -239,6 +239,9 @@ pub struct Bluetooth {
     /// Longest wait between two attempts to connect, 1 s..10 min.
     #[serde(deserialize_with = "span::<_, { S }, { 10 * MIN }>")]
     pub reconnect_at_most: Nanos,
+    /// After so long without a word the subscription is made anew, 1 s..24 h.
+    #[serde(deserialize_with = "span::<_, { S }, { 24 * H }>")]
+    pub silence: Nanos,
 }
 
 /// `[[timer]]`: one shot timer.
@@ -467,6 +470,7 @@ impl Default for Bluetooth {
             health_report_interval: Nanos::new(60 * S),
             rssi_check_interval: Nanos::new(30 * S),
             reconnect_at_most: Nanos::new(30 * S),
+            silence: Nanos::new(16 * MIN),
         }
     }
 }

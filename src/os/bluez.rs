@@ -423,6 +423,14 @@ impl Caller {
         self.call(characteristic, CHARACTERISTIC, "StartNotify", &(), PATIENCE).await.map(drop)
     }
 
+    /// Ends our subscription; other programs' go on.
+    ///
+    /// # Errors
+    /// As bluetoothd says.
+    pub async fn stop_notify(&self, characteristic: &str) -> Result<(), Refused> {
+        self.call(characteristic, CHARACTERISTIC, "StopNotify", &(), PATIENCE).await.map(drop)
+    }
+
     /// Whether anybody is subscribed.
     ///
     /// # Errors

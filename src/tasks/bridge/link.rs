@@ -53,6 +53,8 @@ pub struct Link {
     pub ours: bool,
     /// Links that came up.
     pub links: u64,
+    /// That it is listened to was told.
+    pub told: bool,
     not_before: Option<RawTime>,
     wait: Nanos,
     longest: Nanos,
@@ -88,6 +90,7 @@ impl Link {
             device: None,
             ours: false,
             links: 0,
+            told: false,
             not_before: None,
             wait: SHORTEST,
             longest,
@@ -154,6 +157,7 @@ impl Link {
         let good = matches!(self.stage, Stage::Listening(since) if now - since >= GOOD);
         self.stage = Stage::Away;
         self.ours = false;
+        self.told = false;
         self.seen = None;
         if good {
             self.wait = SHORTEST;
@@ -186,6 +190,14 @@ impl Link {
     /// Nobody is subscribed any more though the link is up: subscribe again.
     pub fn unsubscribed(&mut self, now: RawTime) {
         if self.is_listening() {
+            self.stage = Stage::Resolving(now);
+        }
+    }
+
+    /// A link of no use could not be ended: it is tried once more later.
+    pub fn not_dropped(&mut self, now: RawTime) {
+        if matches!(self.stage, Stage::Resolving(_)) {
+            self.ours = true;
             self.stage = Stage::Resolving(now);
         }
     }
@@ -348,6 +360,46 @@ mod tests {
         assert_eq!(link.wish(&tree(false, false), at(now)), Wish::Scan);
         link.look(&seen, Some(PATH), at(now));
         assert_eq!(link.wish(&seen, at(now)), Wish::Connect(PATH.into()));
+    }
+
+    #[test]
+    fn a_good_link_makes_the_next_wait_short_again_and_a_bad_one_does_not() {
+        // Subscribed, and lost after so long: the wait before the next attempt, ms.
+        let lost_after = |ms: i64| {
+            let mut link = Link::new(Nanos::from_secs(30));
+            link.look(&tree(false, true), Some(PATH), at(0));
+            for _ in 0..4 {
+                link.stage = Stage::Connecting;
+                link.failed(at(0));
+            }
+            link.stage = Stage::Subscribing;
+            link.subscribed(at(1000));
+            assert!(link.look(&tree(false, false), Some(PATH), at(1000 + ms)));
+            (link.due().unwrap() - at(1000 + ms)).get() / 1_000_000
+        };
+        assert_eq!((lost_after(9_000), lost_after(10_000)), (8000, 500));
+        // A frame that was heard shows a good link at once.
+        let mut link = Link::new(Nanos::from_secs(30));
+        link.stage = Stage::Connecting;
+        link.failed(at(0));
+        link.stage = Stage::Listening(at(100));
+        link.heard();
+        link.look(&tree(false, false), Some(PATH), at(200));
+        assert_eq!(link.due().unwrap(), at(700));
+    }
+
+    #[test]
+    fn a_link_of_no_use_that_cannot_be_ended_is_ended_later() {
+        let up = tree(true, false);
+        let mut link = Link::new(Nanos::from_secs(30));
+        link.stage = Stage::Connecting;
+        link.look(&up, Some(PATH), at(0));
+        assert_eq!(link.wish(&up, at(15_000)), Wish::Drop(PATH.into()));
+        link.ours = false;
+        assert_eq!(link.wish(&up, at(20_000)), Wish::Nothing);
+        link.not_dropped(at(25_000));
+        assert_eq!(link.wish(&up, at(39_000)), Wish::Nothing);
+        assert_eq!(link.wish(&up, at(40_000)), Wish::Drop(PATH.into()));
     }
 
     #[test]

@@ -45,7 +45,7 @@ enum Done {
     Connected(usize, Result<(), Refused>),
     Read(Read),
     Subscribed(usize, Result<(), Refused>),
-    Dropped,
+    Dropped(usize, Result<(), Refused>),
     Scanning(Result<(), Refused>),
     ScanEnded,
     Notifying(usize, Result<bool, Refused>),
@@ -246,7 +246,9 @@ impl Bridge {
             _ => None,
         };
         let timers = self.watched.iter().flat_map(|w| {
-            [w.link.due(), w.list_due, w.bay.strings().next_tick()].into_iter().flatten()
+            [w.link.due(), w.list_due, w.bay.strings().next_tick(), self.silent_at(w)]
+                .into_iter()
+                .flatten()
         });
         let undated = self.undated().then(|| self.now() + Nanos::from_secs(5));
         let pretend = self.pretend.as_ref().map(Pretend::due);
@@ -255,6 +257,29 @@ impl Bridge {
             .flatten()
             .chain(timers)
             .min()
+    }
+
+    /// When a link that is up will have been without a word for too long.
+    fn silent_at(&self, w: &Watched) -> Option<RawTime> {
+        let Stage::Listening(since) = w.link.stage else { return None };
+        let idle = self.pretend.is_none() && w.bay.strings().current().is_none();
+        let last = w.heard.map_or(since, |h| h.0.max(since));
+        idle.then(|| last + self.config.bluetooth.silence)
+    }
+
+    /// The subscription is ended and made again: it may have been lost unsaid.
+    fn subscribe_anew(&mut self, i: usize) {
+        let w = &mut self.watched[i];
+        let device = w.link.device.as_deref().unwrap_or("");
+        let Some(bluez) = &self.bluez else { return };
+        let Some(path) = bluez.tree.characteristic(device, true).map(str::to_owned) else { return };
+        let (caller, done) = (bluez.caller(), self.done.clone());
+        w.link.stage = Stage::Subscribing;
+        tracing::debug!("{}: nothing heard for long; subscribing anew", w.timer.name);
+        tokio::task::spawn_local(async move {
+            let _ = caller.stop_notify(&path).await;
+            let _ = done.send(Done::Subscribed(i, caller.start_notify(&path).await));
+        });
     }
 
     fn running(&self) -> bool {
@@ -279,6 +304,11 @@ impl Bridge {
             }
         }
         self.look(now).await;
+        for i in 0..self.watched.len() {
+            if self.silent_at(&self.watched[i]).is_some_and(|at| now >= at) {
+                self.subscribe_anew(i);
+            }
+        }
         self.wish(now);
         self.scan(now);
         if self.health_due.is_some_and(|at| now >= at) {
@@ -522,8 +552,8 @@ impl Bridge {
                     self.watched[i].link.ours = false;
                     self.watched[i].trouble = Some("its services could not be read".into());
                     tokio::task::spawn_local(async move {
-                        let _ = caller.disconnect(&path).await;
-                        let _ = done.send(Done::Dropped);
+                        let result = caller.disconnect(&path).await;
+                        let _ = done.send(Done::Dropped(i, result));
                     });
                 }
             }
@@ -613,7 +643,11 @@ impl Bridge {
                 w.trouble = Some(format!("subscribing failed: {}", e.text));
                 w.link.failed(now);
             }
-            Done::Dropped => {}
+            Done::Dropped(_, Ok(())) => {}
+            Done::Dropped(i, Err(e)) => {
+                tracing::debug!("{}: disconnecting failed: {}", self.watched[i].timer.name, e.text);
+                self.watched[i].link.not_dropped(now);
+            }
             Done::Read(read) => {
                 if let Some(bluez) = &mut self.bluez {
                     bluez.tree.told(&read);
@@ -665,8 +699,11 @@ impl Bridge {
         w.trouble = None;
         w.bay.link_up();
         w.list_due.get_or_insert(now + Nanos::from_secs(3));
-        let message = format!("{} is listened to", w.timer.name);
-        tell_link(&self.shared, w, "connected", &message, &format!(" ({})", w.address));
+        // A subscription made again on the same link is no news.
+        if !std::mem::replace(&mut w.link.told, true) {
+            let message = format!("{} is listened to", w.timer.name);
+            tell_link(&self.shared, w, "connected", &message, &format!(" ({})", w.address));
+        }
         let every = self.config.bluetooth.health_report_interval;
         if every > Nanos::ZERO {
             self.health_due.get_or_insert(now + every);
