@@ -24,7 +24,7 @@ const COVERAGE_IN_DOUBT: f64 = 0.985;
 /// The timer's crystal against ours, at most: 30 ppm (1-3 ms over a string were measured).
 const CRYSTAL: f64 = 30e-6;
 /// Coarse cells while more hypotheses than this are followed.
-const MANY: usize = 12;
+const MANY: usize = 6;
 /// A frame less likely than this contradicts the others.
 const CONTRADICTION: f64 = 3e-4;
 /// So much likelier, ln, all is without a start frame that is out of line.
@@ -128,6 +128,8 @@ pub struct Dating {
     heard: Vec<Heard>,
     beliefs: Vec<Belief>,
     coarse: bool,
+    /// Coarse kernels of SHOT frames by their hypotheses' index: every string on a new link wants them.
+    tables: Vec<Option<Kernel>>,
     summary: Option<Summary>,
     /// A start frame that the shots contradict is left out.
     start_refused: bool,
@@ -381,7 +383,14 @@ impl Dating {
         let start = self.heard.iter().find(|h| !h.is_shot()).map(|h| self.early(h));
         self.coarse = self.link.hypotheses().len() > MANY;
         for h in self.link.hypotheses() {
-            let kernel = Kernel::new(h.interval_ms, self.coarse);
+            let kernel = if self.coarse {
+                if self.tables.len() <= h.index {
+                    self.tables.resize(h.index + 1, None);
+                }
+                self.tables[h.index].get_or_insert_with(|| Kernel::new(h.interval_ms, true)).clone()
+            } else {
+                Kernel::new(h.interval_ms, false)
+            };
             let cells = match (early.get((early.len() as f64 * quantile) as usize), start) {
                 (Some(shot), _) => kernel.range(*shot),
                 (None, Some(start)) => kernel.range_of_start(start),

@@ -121,9 +121,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Of a SHOT frame under an interval in ms; `coarse`: eight times wider cells.
+    /// Of a SHOT frame under an interval in ms; `coarse`: twelve times wider cells.
     pub fn new(interval: f64, coarse: bool) -> Self {
-        let finest = STEP_MS.max(interval / 120.0) * if coarse { 8.0 } else { 1.0 };
+        let finest = STEP_MS.max(interval / 120.0) * if coarse { 12.0 } else { 1.0 };
         // The interval is a whole number of cells.
         let step = interval / (interval / finest).ceil();
         let mut kernel = Self { interval, step, soft: SOFT_MS, from: 0.0, table: Vec::new() };
@@ -215,7 +215,7 @@ pub fn summary<'a>(
     chance: f64,
     towards_middle: f64,
 ) -> Option<Summary> {
-    let parts = parts.filter(|(weight, _)| *weight > 1e-4);
+    let parts = parts.filter(|(weight, _)| *weight > 1e-3);
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     let mut total = 0.0;
     for (weight, cells) in parts.clone() {
@@ -226,7 +226,7 @@ pub fn summary<'a>(
     if total <= 0.0 {
         return None;
     }
-    let step = ((high - low) / 800.0).max(STEP_MS);
+    let step = ((high - low) / 400.0).max(STEP_MS);
     let mut bins = vec![0.0_f64; ((high - low) / step) as usize + 2];
     // From `low`, not from the origin: single precision sums to 1 only to the seventh digit,
     // and the origin may be a day away.
