@@ -285,4 +285,40 @@ mod tests {
             assert_eq!(alerts(&mut bay, &mut shooter, 13, |_, _| Nanos::ZERO), [""; 0]);
         }
     }
+
+    /// Of a hundred strings, each the thirteenth of a timer of its own and with shots (or the start) later
+    /// by so much, how many are alerted.
+    fn alerted(interval_ms: f64, by: i64, shots: bool) -> usize {
+        let alerted = |seed: &u64| {
+            let habit = Habit { num_shots: 6, random_timing: true, ..Habit::default() };
+            let mut shooter = Shooter::new(habit, Radio { interval_ms, ..Radio::default() }, *seed);
+            let mut bay = Bay::new(Delay::default());
+            for n in 0..12 {
+                alerts(&mut bay, &mut shooter, n, |_, _| Nanos::ZERO);
+            }
+            let late = |shot, _| Nanos::from_millis(if shots == (shot > 0) { by } else { 0 });
+            let said = alerts(&mut bay, &mut shooter, 12, late);
+            said.iter().any(|text| text.contains("disagrees"))
+        };
+        (0..100).filter(alerted).count()
+    }
+
+    #[test]
+    fn strings_are_alerted_beyond_twenty_ms_and_what_a_start_may_wait() {
+        for interval_ms in [15.0, 48.75] {
+            for shots in [true, false] {
+                for by in [0, 20] {
+                    let alerted = alerted(interval_ms, by, shots);
+                    assert!(alerted <= 1, "{interval_ms} ms, shots {shots}, {by} ms: {alerted}");
+                }
+            }
+        }
+        for (interval_ms, shots, by) in
+            [(15.0, true, 50), (15.0, false, 100), (48.75, true, 100), (48.75, false, 230)]
+        {
+            let alerted = alerted(interval_ms, by, shots);
+            println!("{interval_ms} ms, shots {shots}, {by} ms: {alerted}");
+            assert!(alerted >= 80, "{interval_ms} ms, shots {shots}, {by} ms: {alerted}");
+        }
+    }
 }

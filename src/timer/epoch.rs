@@ -31,7 +31,8 @@ const CONTRADICTION: f64 = 3e-4;
 const OUT_OF_LINE: f64 = 3.4;
 /// Nothing is less likely.
 const LEAST: f64 = 1e-200;
-/// Strings of one timer agree within this, beyond what waiting explains, ms.
+/// Strings of one timer agree within this, beyond what waiting explains, ms. Below that sum a single
+/// string cannot show that it disagrees: a start that just missed its event looks the same.
 const STRINGS_AGREE_MS: f64 = 20.0;
 
 /// The fixed delay of a SHOT frame, from the shot to the radio.
@@ -225,9 +226,11 @@ impl Dating {
         let (known, sd) = self.lag.mean_sd();
         let seen = shots.mean() - start + h.interval_ms * 0.6;
         let off = seen - known;
-        // A start may have waited for retries, shots together hardly.
-        let waits = h.interval_ms * if off < 0.0 { 4.0 } else { 1.0 };
-        let credible = STRINGS_AGREE_MS + 2.0 * sd + waits;
+        // One start tells no more than its wait allows: none at all, or three retries (one in a
+        // thousand has more); 0.6 of an interval was taken off. Beyond that it is significant.
+        let waits = h.interval_ms * if off < 0.0 { 3.4 } else { 0.6 };
+        let scatter = libm::sqrt(sd * sd + shots.variance());
+        let credible = STRINGS_AGREE_MS + 2.0 * scatter + waits;
         let alarm = self.lag.strings() >= 3 && self.shots() >= 3 && off.abs() > credible;
         self.lag.learn(&shots, start, h.interval_ms);
         alarm.then_some(off)

@@ -48,6 +48,17 @@ impl Cells {
         self.top - self.step * place / held
     }
 
+    /// Its variance.
+    pub fn variance(&self) -> f64 {
+        let mean = self.mean();
+        let (mut square, mut held) = (0.0, 0.0);
+        for (at, p) in self.iter() {
+            square += (at - mean) * (at - mean) * p;
+            held += p;
+        }
+        square / held
+    }
+
     /// The cells' centres with their probabilities.
     pub fn iter(&self) -> impl Iterator<Item = (f64, f64)> {
         self.density
