@@ -534,3 +534,22 @@ fn without_an_adapter_status_says_so_and_one_that_comes_is_used() {
     bluez.adapter(true);
     frames_are_heard(daemon, bluez, "with an adapter again");
 }
+
+#[test]
+fn a_timer_whose_push_is_off_is_asked_for_its_list_and_that_is_said_in_words() {
+    // So short, the check comes every two seconds instead of ten minutes.
+    let Some(Bench { daemon, bluez, .. }) = &bench("silence = \"2s\"", |_| {}) else { return };
+    daemon.until("connected", |t| t["connected"] == true);
+    let asked = || bluez.state().written.iter().filter(|w| *w == "REQ STRING HEX").count();
+    until("its list is asked for", LONG, || asked() >= 1);
+    // 1.00 s and 2.00 s, the string before.
+    bluez.say("0a02006400c8");
+    daemon.until("the list", |t| t["frames"].as_u64().unwrap() >= 1);
+    assert!(!daemon.timer()["message"].as_str().unwrap_or("").contains("BLE push"));
+    // Three shots that nobody was told of.
+    let before = asked();
+    until("its list is asked for again", LONG, || asked() > before);
+    bluez.say("0a03008200be00fa");
+    let wanted = |t: &Value| t["message"].as_str().is_some_and(|m| m.contains("turn on BLE push"));
+    daemon.until("push off is said", wanted);
+}

@@ -192,6 +192,8 @@ pub struct Strings {
     listing: Option<Listing>,
     last_list: Option<Vec<Centis>>,
     pushes_since_list: u64,
+    /// It has pushed something on this link.
+    pushed: bool,
     link_lost: Option<RawTime>,
     last_frame: Option<RawTime>,
     last_told: Option<(RawTime, Vec<u8>)>,
@@ -223,6 +225,12 @@ impl Strings {
         self.last_frame
     }
 
+    /// It has pushed a start, a shot or a stop on this link; a list on request is none.
+    #[must_use]
+    pub fn has_pushed(&self) -> bool {
+        self.pushed
+    }
+
     /// The link to the timer is gone.
     pub fn link_lost(&mut self, at: RawTime) {
         self.link_lost.get_or_insert(at);
@@ -232,6 +240,7 @@ impl Strings {
     pub fn link_up(&mut self) {
         self.link_lost = None;
         self.pushes_since_list = 0;
+        self.pushed = false;
     }
     /// `REQ STRING HEX` was written at that instant.
     pub fn list_asked(&mut self, at: RawTime) {
@@ -332,6 +341,7 @@ impl Strings {
 
     fn start(&mut self, at: RawTime, number: u16, stale: Option<&Shot>, said: &mut Vec<Happening>) {
         self.pushes_since_list += 1;
+        self.pushed = true;
         let again = |r: &Record| r.started.is_none_or(|started| at - started < SAID_TWICE);
         if let Some(open) = self.current.as_mut().filter(|c| c.number == number && again(c)) {
             if open.started.is_some() {
@@ -414,6 +424,7 @@ impl Strings {
         said: &mut Vec<Happening>,
     ) {
         self.pushes_since_list += 1;
+        self.pushed = true;
         let string = self.string_of(number, &body);
         let mut suspect = read.suspect();
         if string != number {
@@ -486,6 +497,7 @@ impl Strings {
         said: &mut Vec<Happening>,
     ) {
         self.pushes_since_list += 1;
+        self.pushed = true;
         if self.previous.as_ref().is_some_and(|p| p.number == number && p.end == End::Stopped) {
             return self.duplicate(said);
         }

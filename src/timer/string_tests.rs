@@ -201,6 +201,12 @@ fn shots_counted_but_not_pushed_are_said_in_words() {
     s.list_asked(at(600_000));
     let said = play(&mut s, 600_050, &list(&[130, 190, 250]));
     assert_eq!(said[0], Happening::PushOff);
+    // Its lists were no pushes.
+    assert!(!s.has_pushed());
+    play(&mut s, 700_000, &fire(&[100], 1));
+    assert!(s.has_pushed());
+    s.link_up();
+    assert!(!s.has_pushed());
 }
 
 #[test]

@@ -769,16 +769,17 @@ impl Bridge {
                 let _ = done.send(Done::Notifying(i, caller.is_notifying(&path).await));
             });
         }
+        let push_check = PUSH_CHECK.min(self.config.bluetooth.silence);
         let quiet: Vec<usize> = (0..self.watched.len())
             .filter(|i| {
                 let w = &self.watched[*i];
                 // It may push nothing: then its list is the only witness.
                 let Stage::Listening(since) = w.link.stage else { return false };
-                w.heard.is_none_or(|h| h.0 < since) && now - since >= PUSH_CHECK
+                !w.bay.strings().has_pushed() && now - since >= push_check
             })
             .collect();
         for i in quiet {
-            let every = (PUSH_CHECK.get()
+            let every = (push_check.get()
                 / self.config.bluetooth.health_report_interval.get().max(1))
             .max(1);
             let Stage::Listening(since) = self.watched[i].link.stage else { continue };
