@@ -29,11 +29,16 @@ def installed_over_timesyncd_it_takes_over_without_a_gap_and_nothing_of_its_slew
         check(m.active() == "active", "after the installation the service does not run")
         kernel = m.probe("kernel")
         check(not kernel["status"] & 1 and not kernel["loop_offset_ns"], f"timesyncd's loop still runs: {kernel}")
-        check(kernel["tick"] == 10000 and abs(kernel["frequency_ppm"]) < 30, f"timesyncd's frequency stayed: {kernel}")
+        check(kernel["tick"] == 10000, f"timesyncd's tick stayed: {kernel}")
         took = m.settle(90)
         check(m.active("systemd-timesyncd") != "active", "timesyncd still runs")
         check("deinstall" in m.run("dpkg-query -W -f '${Status}' systemd-timesyncd || echo deinstall"), "timesyncd is still installed")
         time.sleep(12)
+        # A guest whose processor waits for others knows its rate slowly.
+        known = lambda: json.loads(m.run("leadville-timesync status --json"))["frequency_bound_ppm"] < 15
+        m.until(known, 180, "the rate is known to 15 ppm")
+        kernel = m.probe("kernel")
+        check(abs(kernel["frequency_ppm"]) < 30, f"timesyncd's frequency stayed: {kernel}")
         log = m.log()
         check(not m.steps(log), f"the clock was stepped: {m.steps(log)}")
         errors = [abs(e) for s, e in m.errors(log) if s > began]
@@ -168,9 +173,10 @@ def remove_and_purge_take_what_is_ours_and_nothing_of_others_and_it_can_be_insta
 @test(60)
 def what_the_former_installer_put_in_is_replaced_and_its_configuration_stays(bench):
     with Machine(bench.deb) as m, tempfile.TemporaryDirectory() as folder:
+        m.apt("remove systemd-timesyncd")           # as their own packages do
         for name in ("ntpsec", "chrony"):
             m.vm.put(stand_in(name, folder), f"/root/{name}.deb")
-            m.apt(f"install /root/{name}.deb")      # as its own package would, it puts timesyncd out
+            m.run(f"dpkg -i /root/{name}.deb", timeout=120)
             m.configure()
             m.run("dpkg --force-confold -i /root/x.deb", timeout=300)
             check(m.active() == "active", f"in the place of {name} the service does not run")
@@ -187,7 +193,7 @@ def stand_in(name, folder):
     os.makedirs(tree + "/DEBIAN")
     os.makedirs(tree + "/etc")
     for path, text in ((f"etc/{name}.conf", "of the former\n"), ("DEBIAN/conffiles", f"/etc/{name}.conf\n"),
-                       ("DEBIAN/control", f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\n"
+                       ("DEBIAN/control", f"Package: {name}\nVersion: 99\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\n"
                         "Provides: time-daemon\nConflicts: time-daemon\nReplaces: time-daemon\nDescription: stands for another\n")):
         with open(f"{tree}/{path}", "w") as f:
             f.write(text)
