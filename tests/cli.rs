@@ -618,11 +618,17 @@ fn a_daemon_that_talks_nonsense_is_an_error_in_words() {
     }
 }
 
+/// A configuration with a misspelt key at line 2, column 3.
+fn misspelt(folder: &tempfile::TempDir) -> PathBuf {
+    let file = folder.path().join("timesync.toml");
+    std::fs::write(&file, "[ntp]\n  timeoot = \"1s\"\n").expect("written");
+    file
+}
+
 #[test]
 fn the_configuration_is_checked_with_the_line_shown() {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("timesync.toml");
-    std::fs::write(&file, "[ntp]\n  timeoot = \"1s\"\n").expect("written");
+    let file = misspelt(&folder);
     let path = file.to_str().expect("UTF-8");
     let output = program(&file, &["check-config", path]);
     assert_eq!(code(&output), 1);
@@ -645,8 +651,7 @@ fn the_configuration_is_checked_with_the_line_shown() {
 #[test]
 fn the_service_manager_is_told_where_the_mistake_in_the_configuration_is() {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("timesync.toml");
-    std::fs::write(&file, "[ntp]\n  timeoot = \"1s\"\n").expect("written");
+    let file = misspelt(&folder);
     let place = folder.path().join("notify");
     let manager = UnixDatagram::bind(&place).expect("bound");
     manager.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("set");

@@ -231,6 +231,11 @@ impl Strings {
         self.pushed
     }
 
+    fn note_push(&mut self) {
+        self.pushes_since_list += 1;
+        self.pushed = true;
+    }
+
     /// The link to the timer is gone.
     pub fn link_lost(&mut self, at: RawTime) {
         self.link_lost.get_or_insert(at);
@@ -340,8 +345,7 @@ impl Strings {
     }
 
     fn start(&mut self, at: RawTime, number: u16, stale: Option<&Shot>, said: &mut Vec<Happening>) {
-        self.pushes_since_list += 1;
-        self.pushed = true;
+        self.note_push();
         let again = |r: &Record| r.started.is_none_or(|started| at - started < SAID_TWICE);
         if let Some(open) = self.current.as_mut().filter(|c| c.number == number && again(c)) {
             if open.started.is_some() {
@@ -423,8 +427,7 @@ impl Strings {
         bytes: &[u8],
         said: &mut Vec<Happening>,
     ) {
-        self.pushes_since_list += 1;
-        self.pushed = true;
+        self.note_push();
         let string = self.string_of(number, &body);
         let mut suspect = read.suspect();
         if string != number {
@@ -496,8 +499,7 @@ impl Strings {
         bytes: &[u8],
         said: &mut Vec<Happening>,
     ) {
-        self.pushes_since_list += 1;
-        self.pushed = true;
+        self.note_push();
         if self.previous.as_ref().is_some_and(|p| p.number == number && p.end == End::Stopped) {
             return self.duplicate(said);
         }

@@ -154,7 +154,8 @@ def report(results, ratios, table, seeds):
     lines = [
         "True error of the disciplined clock in the simulated world (`make bench-accuracy` rewrites this; "
         f"last {datetime.date.today()}), after the first hour, µs; median of the seeds. "
-        "*Inside* is the share of time the true error was inside the stated 95 % bound (worst seed), "
+        "*Inside* is the share of time the true error was inside the stated 95 % bound "
+        "(worst seed; time for which no bound is stated counts as inside), "
         "*width* the bound's median by the RMS error. `leadville-timesync simulate NAME --seed N` runs one day.",
         "",
         "| scenario | every | seeds | RMS | sd | 95 % | worst | requests per server and day | inside (worst seed) | width | of chrony's error |",

@@ -35,8 +35,8 @@ def installed_over_timesyncd_it_takes_over_without_a_gap_and_nothing_of_its_slew
         check("deinstall" in m.run("dpkg-query -W -f '${Status}' systemd-timesyncd || echo deinstall"), "timesyncd is still installed")
         time.sleep(12)
         # A guest whose processor waits for others knows its rate slowly.
-        known = lambda: json.loads(m.run("leadville-timesync status --json"))["frequency_bound_ppm"] < 15
-        m.until(known, 180, "the rate is known to 15 ppm")
+        m.until(lambda: json.loads(m.run("leadville-timesync status --json"))["frequency_bound_ppm"] < 15, 180,
+                "the rate is known to 15 ppm")
         kernel = m.probe("kernel")
         check(abs(kernel["frequency_ppm"]) < 30, f"timesyncd's frequency stayed: {kernel}")
         log = m.log()
