@@ -197,8 +197,17 @@ impl Engine {
     }
 
     /// Somebody set the clock before any server was heard: a candidate, until one is.
-    pub(super) fn take_date(&mut self, now: Reading) {
+    ///
+    /// A hardware clock whose driver comes late sets it too, and one with a dead battery sets it to
+    /// a time long past: that is taken back, once, since whoever insists is not fought with.
+    pub(super) fn take_date(&mut self, now: Reading, jump: Nanos) {
         if self.fixed() || self.discipline.settled {
+            return;
+        }
+        let past = self.settings.mark.map_or(self.settings.built, |m| m.max(self.settings.built));
+        if now.utc < past && now.utc + -jump >= past && self.steer && !self.put_back {
+            self.put_back = true;
+            self.discipline.put_back(now, -jump, &mut self.outputs);
             return;
         }
         let word = Word { utc: now.utc, at: now.raw, uncertainty: DATE_COMMAND, how: How::Date };

@@ -453,6 +453,13 @@ impl Discipline {
         }
     }
 
+    /// Somebody set the clock to a time that is past for certain: it goes on as it was.
+    pub fn put_back(&mut self, now: Reading, offset: Nanos, out: &mut Vec<Output>) {
+        if !self.locked() {
+            self.step(now, offset, false, "it was set to a time that is past", out);
+        }
+    }
+
     fn step(
         &mut self,
         now: Reading,

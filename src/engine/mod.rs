@@ -247,6 +247,8 @@ pub struct Engine {
     why: Option<String>,
     verified: bool,
     by_hand: Option<ByHand>,
+    /// A hardware clock that came late was put right once.
+    put_back: bool,
     /// How far the used sources are from UTC, when no server has confirmed their time.
     unconfirmed: Option<Nanos>,
     /// What of the used sources' word no statistics can see.
@@ -294,6 +296,7 @@ impl Engine {
             why: None,
             verified: false,
             by_hand: None,
+            put_back: false,
             unconfirmed: None,
             doubt: Nanos::ZERO,
             lineage: None,
@@ -551,7 +554,7 @@ impl Engine {
             for s in &mut self.sources {
                 s.hurry(now.raw);
             }
-            self.take_date(now);
+            self.take_date(now, jump);
         }
     }
 

@@ -122,6 +122,25 @@ fn somebodys_date_command_before_the_first_fix_is_taken_within_a_minute() {
 }
 
 #[test]
+fn a_hardware_clock_that_comes_late_is_believed_unless_its_time_is_past() {
+    let mut b = offline(2, 20 * S, false);
+    let year = 31_556_952 * S;
+    b.ours -= 20 * year;
+    b.run(10);
+    assert_eq!(b.error_ms(), 20_000, "the clock goes on as it was: {:?}", b.steps);
+    assert_eq!(b.view().by_hand, None);
+    // whoever does it again is not fought with, and not believed
+    b.ours -= 20 * year;
+    b.run(600);
+    assert_eq!((b.steps.len(), b.view().by_hand), (1, None), "{:?}", b.steps);
+    // one that is right; the kernel tells at once that the clock was set
+    b.ours = b.truth;
+    let _ = b.feed(Input::Tick);
+    assert_eq!(b.view().by_hand.unwrap().how, How::Date);
+    assert_eq!((b.steps.len(), b.error_ms()), (1, 0));
+}
+
+#[test]
 fn servers_that_quarrel_leave_the_word_in_force() {
     let mut b = offline(2, 86_400 * S, false);
     b.say(0, 2 * S).unwrap();
