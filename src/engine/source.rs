@@ -184,8 +184,10 @@ impl Source {
         if self.spec.passive {
             return;
         }
-        let last = self.last_asked.unwrap_or(now);
-        self.next_poll = last + wanted.max(self.spacing()).max(self.floor);
+        self.next_poll = match self.last_asked {
+            Some(last) => last + wanted.max(self.spacing()).max(self.floor),
+            None => now + wanted.max(self.floor),
+        };
         if let Some(rest) = self.resting_until {
             self.next_poll = self.next_poll.max(rest);
         }
@@ -218,6 +220,9 @@ impl Source {
     /// No answer came.
     pub fn failed(&mut self, why: Why) {
         self.asked = None;
+        if why.reached_nobody() && self.floor == Nanos::ZERO {
+            self.last_asked = None;
+        }
         self.silent = self.silent.saturating_add(1);
         if self.reach == 0 || self.samples.is_empty() {
             self.standing = Standing::Unreachable(why);

@@ -16,6 +16,8 @@ struct Bench {
     truth: i64,
     wrong: Vec<i64>,
     dead: Vec<bool>,
+    /// What asking a dead server comes to.
+    death: Why,
     steps: Vec<i64>,
     slews: Vec<i64>,
     events: Vec<Event>,
@@ -56,6 +58,7 @@ impl Bench {
             truth,
             wrong: vec![0; servers],
             dead: vec![false; servers],
+            death: Why::Timeout,
             steps: Vec::new(),
             slews: Vec::new(),
             events: Vec::new(),
@@ -131,7 +134,7 @@ impl Bench {
                 let sent = self.raw;
                 if self.dead[id] {
                     self.pass(S / 100);
-                    asked.extend(self.feed(Input::Failed(id, Why::Timeout, Bogus::default())));
+                    asked.extend(self.feed(Input::Failed(id, self.death.clone(), Bogus::default())));
                     continue;
                 }
                 let exchange = self.reply(id, sent);
@@ -285,6 +288,28 @@ fn a_network_that_comes_after_five_minutes_still_gets_its_first_step() {
     b.run(20);
     assert_eq!(b.steps.len(), 1);
     assert_eq!(b.error_ms(), 0);
+}
+
+#[test]
+fn a_clock_a_day_wrong_is_right_five_seconds_after_the_network_came() {
+    for last_tried in [0, 1, 3, 7] {
+        let mut b = Bench::new(3, 86_400 * S, false);
+        b.dead = vec![true; 3];
+        b.death = Why::Unreachable("no route to its network".into());
+        b.run(60 + last_tried);
+        b.dead = vec![false; 3];
+        // What could not be sent needs no distance to what is.
+        let mut asked = b.feed(Input::NetworkChanged);
+        asked.extend(b.feed(Input::Tick));
+        assert_eq!(asked.len(), 3, "{last_tried}");
+        for id in asked {
+            let exchange = b.reply(id, b.raw);
+            b.pass(21 * MS);
+            b.feed(Input::Exchange(id, &exchange));
+        }
+        b.run(4);
+        assert_eq!((b.steps.len(), b.error_ms()), (1, 0), "{last_tried}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Changes come in bursts: one is told when it has been quiet for so long,
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(200);
 /// but not later than so long after the first.
 const LATEST: Duration = Duration::from_secs(5);
 
