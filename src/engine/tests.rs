@@ -134,7 +134,11 @@ impl Bench {
                 let sent = self.raw;
                 if self.dead[id] {
                     self.pass(S / 100);
-                    asked.extend(self.feed(Input::Failed(id, self.death.clone(), Bogus::default())));
+                    asked.extend(self.feed(Input::Failed(
+                        id,
+                        self.death.clone(),
+                        Bogus::default(),
+                    )));
                     continue;
                 }
                 let exchange = self.reply(id, sent);
