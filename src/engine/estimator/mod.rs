@@ -417,8 +417,8 @@ impl Estimator {
             let seen = m.append(&shared);
             m.weight = fade * (m.weight - m.common)
                 + m.common
-                + seen[0].log_evidence
-                + seen[1].log_evidence;
+                + libm::log(seen[0].evidence)
+                + libm::log(seen[1].evidence);
             if i == best {
                 self.servers[slot].judge(
                     &seen,

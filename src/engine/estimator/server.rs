@@ -184,11 +184,9 @@ impl Server {
     /// The queues, out and home.
     pub(super) fn queues(&self) -> [Queue; 2] {
         let soft = self.softness();
-        [0, 1].map(|d| Queue {
-            mean: self.mean[d],
-            soft,
-            stray: self.stray[d],
-            wide: self.wide[d] + 4.0 * soft.sqrt(),
+        [0, 1].map(|d| {
+            let wide = self.wide[d] + 4.0 * soft.sqrt();
+            Queue::new(self.mean[d], soft, self.stray[d], wide)
         })
     }
 
