@@ -6,12 +6,19 @@
 //! (homeward). Sites are found by expectation propagation: a forward Kalman pass, a backward
 //! pass of the adjoint (modified Bryson-Frazier: no matrix is inverted), each site's cavity
 //! seen through its packet, again.
+use std::ops::Range;
+
 use super::site::{Queue, Seen, see};
 use super::thermal::{KINDS, Moment, SLOPE, SLOPE_WALK};
 
 /// Servers that are estimated together.
 pub(super) const SLOTS: usize = 8;
-/// Offset, frequency, swing, rate of the swing …
+/// Rate of the swing, swing (or slope), frequency, offset: in this order, so that what a member has no
+/// use for lies before all it counts with …
+pub(super) const RATE: usize = 0;
+pub(super) const SWING: usize = 1;
+pub(super) const FREQUENCY: usize = 2;
+pub(super) const OFFSET: usize = 3;
 pub(super) const HEAD: usize = 4;
 /// … and base delays.
 pub(super) const DIM: usize = HEAD + SLOTS;
@@ -43,6 +50,17 @@ const WARMING: f64 = 2.5e-6;
 const WARM_UP: f64 = 240.0;
 
 impl Wander {
+    /// The first number of the state that is not always zero.
+    pub(super) const fn first(&self) -> usize {
+        if self.swing != 0.0 {
+            RATE
+        } else if self.thermal.is_some() {
+            SWING
+        } else {
+            FREQUENCY
+        }
+    }
+
     /// Warmth so far, of this member's kind.
     pub(super) fn heat(&self, heat: &[f64; KINDS]) -> f64 {
         self.thermal.map_or(0.0, |kind| heat[kind])
@@ -141,71 +159,75 @@ impl Belief {
         if (0.0..20.0 * WARM_UP).contains(&boot) {
             let warm = WARMING * WARMING * libm::exp(-boot / WARM_UP) * -libm::expm1(-dt / WARM_UP);
             let p = &mut self.cov;
-            p[0][0] += warm * dt * dt / 3.0;
-            p[0][1] += warm * dt / 2.0;
-            p[1][0] += warm * dt / 2.0;
-            p[1][1] += warm;
+            p[OFFSET][OFFSET] += warm * dt * dt / 3.0;
+            p[OFFSET][FREQUENCY] += warm * dt / 2.0;
+            p[FREQUENCY][OFFSET] += warm * dt / 2.0;
+            p[FREQUENCY][FREQUENCY] += warm;
         }
         let steps =
             if wander.swing == 0.0 { 1.0 } else { (dt / (0.1 * wander.period)).ceil().min(128.0) };
         let moved = Moved::over(dt / steps, wander, warmer);
+        let first = wander.first();
         for _ in 0..steps as usize {
-            self.pass(&moved, dim);
+            self.pass(&moved, first..dim);
         }
         for s in HEAD..dim {
             self.cov[s][s] += base_walk[s - HEAD] * dt;
         }
     }
 
-    fn pass(&mut self, moved: &Moved, dim: usize) {
-        let &Moved { dt, x, g, r, .. } = moved;
-        let turn = |v: [f64; 4]| {
-            [
-                v[0] + dt * v[1] + x[0] * v[2] + x[1] * v[3],
-                v[1],
-                g[0] * v[2] + g[1] * v[3],
-                r[0] * v[2] + r[1] * v[3],
-            ]
-        };
-        let m = &mut self.mean;
-        [m[0], m[1], m[2], m[3]] = turn([m[0], m[1], m[2], m[3]]);
-        let p = &mut self.cov;
-        for j in 0..dim {
-            [p[0][j], p[1][j], p[2][j], p[3][j]] = turn([p[0][j], p[1][j], p[2][j], p[3][j]]);
+    fn pass(&mut self, moved: &Moved, used: Range<usize>) {
+        let (m, p) = (&mut self.mean, &mut self.cov);
+        if used.start == RATE {
+            [m[0], m[1], m[2], m[3]] = moved.turn([m[0], m[1], m[2], m[3]]);
+            for j in used.clone() {
+                [p[0][j], p[1][j], p[2][j], p[3][j]] =
+                    moved.turn([p[0][j], p[1][j], p[2][j], p[3][j]]);
+            }
+            for row in &mut p[used.clone()] {
+                [row[0], row[1], row[2], row[3]] = moved.turn([row[0], row[1], row[2], row[3]]);
+            }
+        } else {
+            // The swing is a slope or nothing, and stays as it is.
+            let (dt, warmer) = (moved.dt, moved.x[0]);
+            m[OFFSET] += dt * m[FREQUENCY] + warmer * m[SWING];
+            for j in used.clone() {
+                p[OFFSET][j] += dt * p[FREQUENCY][j] + warmer * p[SWING][j];
+            }
+            for row in &mut p[used.clone()] {
+                row[OFFSET] += dt * row[FREQUENCY] + warmer * row[SWING];
+            }
         }
-        for row in p.iter_mut().take(dim) {
-            [row[0], row[1], row[2], row[3]] = turn([row[0], row[1], row[2], row[3]]);
-        }
-        for i in 0..HEAD {
-            for j in 0..HEAD {
+        for i in used.start..HEAD {
+            for j in used.start..HEAD {
                 p[i][j] += moved.noise[i][j];
             }
         }
     }
 
     /// The sum x + B or −x + B: P·h, mean and variance.
-    fn sum(&self, direction: usize, slot: usize, dim: usize) -> Trace {
+    fn sum(&self, direction: usize, slot: usize, used: Range<usize>) -> Trace {
         let sign = if direction == 0 { 1.0 } else { -1.0 };
         let b = HEAD + slot;
         let mut trace = Trace::NONE;
-        for j in 0..dim {
-            trace.gain[j] = sign * self.cov[0][j] + self.cov[b][j];
+        for j in used {
+            trace.gain[j] = sign * self.cov[OFFSET][j] + self.cov[b][j];
         }
-        trace.mean = sign * self.mean[0] + self.mean[b];
-        trace.variance = sign * trace.gain[0] + trace.gain[b];
+        trace.mean = sign * self.mean[OFFSET] + self.mean[b];
+        trace.variance = sign * trace.gain[OFFSET] + trace.gain[b];
         trace
     }
 
     /// Takes up a site.
-    fn update(&mut self, trace: &Trace, tau: f64, nu: f64, dim: usize) {
+    fn update(&mut self, trace: &Trace, tau: f64, nu: f64, used: Range<usize>) {
         let less = 1.0 / (1.0 + tau * trace.variance);
         let c = tau * less;
         let v = (nu - tau * trace.mean) * less;
         let g = &trace.gain;
-        for i in 0..dim {
+        for i in used.clone() {
             self.mean[i] += g[i] * v;
             let ci = c * g[i];
-            for j in 0..dim {
+            for j in used.clone() {
                 self.cov[i][j] -= ci * g[j];
             }
         }
@@ -231,12 +253,12 @@ impl Moved {
         let q = wander.walk * wander.walk;
         let (d2, d3) = (dt * dt, dt * dt * dt);
         let mut noise = [[0.0; HEAD]; HEAD];
-        noise[0][0] = q * d3 / 3.0 + PHASE * dt;
-        noise[0][1] = q * d2 / 2.0;
-        noise[1][0] = noise[0][1];
-        noise[1][1] = q * dt;
+        noise[OFFSET][OFFSET] = q * d3 / 3.0 + PHASE * dt;
+        noise[OFFSET][FREQUENCY] = q * d2 / 2.0;
+        noise[FREQUENCY][OFFSET] = noise[OFFSET][FREQUENCY];
+        noise[FREQUENCY][FREQUENCY] = q * dt;
         if wander.thermal.is_some() {
-            noise[2][2] = SLOPE_WALK * SLOPE_WALK * dt;
+            noise[SWING][SWING] = SLOPE_WALK * SLOPE_WALK * dt;
             return Self { dt, x: [warmer, 0.0], g: [1.0, 0.0], r: [0.0; 2], noise };
         }
         if wander.swing == 0.0 {
@@ -245,15 +267,15 @@ impl Moved {
         let (turn, half) = swing(wander);
         let own2 = turn * turn + half * half;
         let k = 4.0 * half * own2 * wander.swing * wander.swing;
-        noise[3][3] = k * dt;
-        noise[2][3] = k * d2 / 2.0;
-        noise[2][2] = k * d3 / 3.0;
-        noise[0][3] = k * d3 / 6.0;
-        noise[0][2] = k * d2 * d2 / 8.0;
-        noise[0][0] += k * d2 * d3 / 20.0;
-        noise[3][2] = noise[2][3];
-        noise[3][0] = noise[0][3];
-        noise[2][0] = noise[0][2];
+        noise[RATE][RATE] = k * dt;
+        noise[SWING][RATE] = k * d2 / 2.0;
+        noise[SWING][SWING] = k * d3 / 3.0;
+        noise[OFFSET][RATE] = k * d3 / 6.0;
+        noise[OFFSET][SWING] = k * d2 * d2 / 8.0;
+        noise[OFFSET][OFFSET] += k * d2 * d3 / 20.0;
+        noise[RATE][SWING] = noise[SWING][RATE];
+        noise[RATE][OFFSET] = noise[OFFSET][RATE];
+        noise[SWING][OFFSET] = noise[OFFSET][SWING];
         let e = libm::exp(-half * dt);
         let (sin, cos) = libm::sincos(turn * dt);
         let (c, s) = (e * cos, e * sin / turn);
@@ -263,6 +285,28 @@ impl Moved {
         let x =
             [(-r[0] - 2.0 * half * (g[0] - 1.0)) / own2, (1.0 - r[1] - 2.0 * half * g[1]) / own2];
         Self { dt, x, g, r, noise }
+    }
+
+    /// The four numbers of the state after it.
+    fn turn(&self, [rate, swing, frequency, offset]: [f64; HEAD]) -> [f64; HEAD] {
+        let Self { dt, x, g, r, .. } = self;
+        [
+            r[0] * swing + r[1] * rate,
+            g[0] * swing + g[1] * rate,
+            frequency,
+            offset + dt * frequency + x[0] * swing + x[1] * rate,
+        ]
+    }
+
+    /// Their adjoint before it.
+    fn back(&self, [rate, swing, frequency, offset]: [f64; HEAD]) -> [f64; HEAD] {
+        let Self { dt, x, g, r, .. } = self;
+        [
+            x[1] * offset + g[1] * swing + r[1] * rate,
+            x[0] * offset + g[0] * swing + r[0] * rate,
+            dt * offset + frequency,
+            offset,
+        ]
     }
 }
 
@@ -312,9 +356,10 @@ impl Member {
         let sample = &shared.samples[n];
         let slot = usize::from(sample.slot);
         self.after.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
+        let used = self.wander.first()..shared.dim;
         let mut site = Site::default();
         let seen = [0, 1].map(|d| {
-            let trace = self.after.sum(d, slot, shared.dim);
+            let trace = self.after.sum(d, slot, used.clone());
             let seen = see(trace.mean, trace.variance, sample.most[d], shared.queues[slot][d]);
             let tau = (1.0 / seen.variance - 1.0 / trace.variance).max(0.0);
             let nu = if tau > 0.0 {
@@ -323,7 +368,7 @@ impl Member {
                 (seen.mean - trace.mean) / trace.variance
             };
             (site.tau[d], site.nu[d]) = (tau, nu);
-            self.after.update(&trace, tau, nu, shared.dim);
+            self.after.update(&trace, tau, nu, used.clone());
             seen
         });
         self.sites[n] = site;
@@ -332,6 +377,7 @@ impl Member {
 
     /// The belief after the whole window, from the sites as they are.
     pub(super) fn forward(&mut self, shared: &Shared, mut traces: Option<&mut [[Trace; 2]]>) {
+        let used = self.wander.first()..shared.dim;
         let mut belief = self.before;
         for (i, sample) in shared.samples.iter().enumerate() {
             if !sample.counts {
@@ -339,8 +385,8 @@ impl Member {
             }
             belief.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
-                let trace = belief.sum(d, usize::from(sample.slot), shared.dim);
-                belief.update(&trace, self.sites[i].tau[d], self.sites[i].nu[d], shared.dim);
+                let trace = belief.sum(d, usize::from(sample.slot), used.clone());
+                belief.update(&trace, self.sites[i].tau[d], self.sites[i].nu[d], used.clone());
                 if let Some(traces) = traces.as_deref_mut() {
                     traces[i][d] = trace;
                 }
@@ -359,7 +405,7 @@ impl Member {
         mut learn: impl FnMut(usize, usize, &Seen, f64),
     ) {
         self.forward(shared, Some(traces));
-        let dim = shared.dim;
+        let used = self.wander.first()..shared.dim;
         let mut l: Vector = [0.0; DIM];
         let mut big: Matrix = [[0.0; DIM]; DIM];
         let mut later: Option<(f64, f64)> = None;
@@ -369,7 +415,7 @@ impl Member {
             }
             let heat = self.wander.heat(&sample.heat);
             if let Some((t, warm)) = later {
-                back(&mut l, &mut big, t - sample.t, &self.wander, warm - heat, dim);
+                back(&mut l, &mut big, t - sample.t, &self.wander, warm - heat, used.clone());
             }
             later = Some((sample.t, heat));
             let slot = usize::from(sample.slot);
@@ -385,9 +431,9 @@ impl Member {
                 let mut w: Vector = [0.0; DIM];
                 let mut gl = 0.0;
                 let mut gw = 0.0;
-                for r in 0..dim {
+                for r in used.clone() {
                     let mut sum = 0.0;
-                    for s in 0..dim {
+                    for s in used.clone() {
                         sum += big[r][s] * g[s];
                     }
                     w[r] = sum;
@@ -395,19 +441,19 @@ impl Member {
                     gl += l[r] * g[r];
                 }
                 let v = (nu - tau * trace.mean) * less - c * gl;
-                l[0] += sign * v;
+                l[OFFSET] += sign * v;
                 l[b] += v;
-                for j in 0..dim {
+                for j in used.clone() {
                     let x = c * w[j];
-                    big[0][j] -= sign * x;
+                    big[OFFSET][j] -= sign * x;
                     big[b][j] -= x;
-                    big[j][0] -= sign * x;
+                    big[j][OFFSET] -= sign * x;
                     big[j][b] -= x;
                 }
                 let k = c * c * gw + c;
-                big[0][0] += k;
-                big[0][b] += sign * k;
-                big[b][0] += sign * k;
+                big[OFFSET][OFFSET] += k;
+                big[OFFSET][b] += sign * k;
+                big[b][OFFSET] += sign * k;
                 big[b][b] += k;
                 // the sum, by past and future: g'Λ⁻g and g'λ⁻ by the same rank-one algebra
                 let s = trace.variance;
@@ -446,11 +492,12 @@ impl Member {
     pub(super) fn shed(&mut self, shared: &Shared) {
         let sample = &shared.samples[0];
         if sample.counts {
+            let used = self.wander.first()..shared.dim;
             self.before.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
-                let trace = self.before.sum(d, usize::from(sample.slot), shared.dim);
+                let trace = self.before.sum(d, usize::from(sample.slot), used.clone());
                 let site = &self.sites[0];
-                self.before.update(&trace, site.tau[d], site.nu[d], shared.dim);
+                self.before.update(&trace, site.tau[d], site.nu[d], used.clone());
             }
         }
         self.sites.copy_within(1.., 0);
@@ -493,7 +540,7 @@ impl Member {
 
     /// The frequency last believed, at this warmth.
     pub(super) fn frequency(&self, warmth: &[f64; KINDS]) -> f64 {
-        self.after.mean[1] + self.third(warmth) * self.after.mean[2]
+        self.after.mean[FREQUENCY] + self.third(warmth) * self.after.mean[SWING]
     }
 
     /// Offset, frequency, rate at an instant, and the variances of the first two.
@@ -503,17 +550,18 @@ impl Member {
         belief.predict(to, &self.wander, HEAD, &[0.0; SLOTS]);
         let (m, p) = (&belief.mean, &belief.cov);
         let third = self.third(warmth);
-        let f = m[1] + third * m[2];
-        let variance = p[1][1] + third * (2.0 * p[1][2] + third * p[2][2]);
-        let mut x = m[0];
+        let f = m[FREQUENCY] + third * m[SWING];
+        let variance =
+            p[FREQUENCY][FREQUENCY] + third * (2.0 * p[FREQUENCY][SWING] + third * p[SWING][SWING]);
+        let mut x = m[OFFSET];
         if back < 0.0 {
             x += if self.wander.thermal.is_some() {
-                back * m[1] + (self.wander.heat(&to.heat) - belief.heat) * m[2]
+                back * m[FREQUENCY] + (self.wander.heat(&to.heat) - belief.heat) * m[SWING]
             } else {
                 back * f
             };
         }
-        ([x, f, m[3]], [p[0][0].max(0.0), variance.max(0.0)])
+        ([x, f, m[RATE]], [p[OFFSET][OFFSET].max(0.0), variance.max(0.0)])
     }
 
     /// What a sample said no longer counts.
@@ -523,25 +571,43 @@ impl Member {
 }
 
 /// The adjoint over a gap: λ ← Fᵀλ, Λ ← FᵀΛF.
-fn back(l: &mut Vector, big: &mut Matrix, dt: f64, wander: &Wander, warmer: f64, dim: usize) {
+fn back(
+    l: &mut Vector,
+    big: &mut Matrix,
+    dt: f64,
+    wander: &Wander,
+    warmer: f64,
+    used: Range<usize>,
+) {
     if dt <= 0.0 {
         return;
     }
-    let Moved { x, g, r, .. } = Moved::over(dt, wander, warmer);
-    let turn = |v: [f64; 4]| {
-        [
-            v[0],
-            dt * v[0] + v[1],
-            x[0] * v[0] + g[0] * v[2] + r[0] * v[3],
-            x[1] * v[0] + g[1] * v[2] + r[1] * v[3],
-        ]
-    };
-    [l[0], l[1], l[2], l[3]] = turn([l[0], l[1], l[2], l[3]]);
-    for j in 0..dim {
-        [big[0][j], big[1][j], big[2][j], big[3][j]] =
-            turn([big[0][j], big[1][j], big[2][j], big[3][j]]);
+    if used.start == RATE {
+        let moved = Moved::over(dt, wander, warmer);
+        [l[0], l[1], l[2], l[3]] = moved.back([l[0], l[1], l[2], l[3]]);
+        for j in used.clone() {
+            [big[0][j], big[1][j], big[2][j], big[3][j]] =
+                moved.back([big[0][j], big[1][j], big[2][j], big[3][j]]);
+        }
+        for row in &mut big[used] {
+            [row[0], row[1], row[2], row[3]] = moved.back([row[0], row[1], row[2], row[3]]);
+        }
+        return;
     }
-    for row in big.iter_mut().take(dim) {
-        [row[0], row[1], row[2], row[3]] = turn([row[0], row[1], row[2], row[3]]);
+    l[FREQUENCY] += dt * l[OFFSET];
+    for j in used.clone() {
+        big[FREQUENCY][j] += dt * big[OFFSET][j];
+    }
+    for row in &mut big[used.clone()] {
+        row[FREQUENCY] += dt * row[OFFSET];
+    }
+    if used.start == SWING {
+        l[SWING] += warmer * l[OFFSET];
+        for j in used.clone() {
+            big[SWING][j] += warmer * big[OFFSET][j];
+        }
+        for row in &mut big[used] {
+            row[SWING] += warmer * row[OFFSET];
+        }
     }
 }

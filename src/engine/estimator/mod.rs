@@ -54,7 +54,9 @@ mod site;
 mod thermal;
 
 use crate::units::{Nanos, Ppm, RawTime};
-use member::{Belief, HEAD, Member, Seconds, Shared, Trace, WINDOW, Wander};
+use member::{
+    Belief, FREQUENCY, HEAD, Member, OFFSET, RATE, SWING, Seconds, Shared, Trace, WINDOW, Wander,
+};
 use mixture::{COVER, within};
 use server::{SLOTS, Server, Tally};
 use site::Queue;
@@ -367,22 +369,22 @@ impl Estimator {
             let mut b = Belief::nothing();
             b.t = first.t;
             b.heat = m.wander.heat(&first.heat);
-            b.mean[0] = middle;
-            b.mean[1] = f.0;
-            b.cov[0][0] = half * half;
-            b.cov[1][1] = f.1 * f.1;
-            b.cov[2][2] = m.wander.third_variance();
+            b.mean[OFFSET] = middle;
+            b.mean[FREQUENCY] = f.0;
+            b.cov[OFFSET][OFFSET] = half * half;
+            b.cov[FREQUENCY][FREQUENCY] = f.1 * f.1;
+            b.cov[SWING][SWING] = m.wander.third_variance();
             if let Some(kind) = m.wander.thermal {
                 // the frequency is known at one temperature: f = known − θ·φ there
                 let (slope, variance, known_at) = slopes[kind];
-                b.mean[2] = slope;
-                b.cov[2][2] = variance;
-                b.mean[1] -= slope * known_at;
-                b.cov[1][1] += known_at * known_at * variance;
-                b.cov[1][2] = -known_at * variance;
-                b.cov[2][1] = b.cov[1][2];
+                b.mean[SWING] = slope;
+                b.cov[SWING][SWING] = variance;
+                b.mean[FREQUENCY] -= slope * known_at;
+                b.cov[FREQUENCY][FREQUENCY] += known_at * known_at * variance;
+                b.cov[FREQUENCY][SWING] = -known_at * variance;
+                b.cov[SWING][FREQUENCY] = b.cov[FREQUENCY][SWING];
             }
-            b.cov[3][3] = m.wander.rate_variance();
+            b.cov[RATE][RATE] = m.wander.rate_variance();
             for (slot, &(mean, variance)) in bases.iter().enumerate() {
                 b.mean[HEAD + slot] = mean;
                 b.cov[HEAD + slot][HEAD + slot] = variance;
@@ -762,7 +764,7 @@ impl Estimator {
         let warmth = self.thermometer.warmth(self.last);
         for m in &self.members {
             let Some(kind) = m.wander.thermal else { continue };
-            let (slope, variance) = (m.after.mean[2], m.after.cov[2][2]);
+            let (slope, variance) = (m.after.mean[SWING], m.after.cov[SWING][SWING]);
             if !(slope.is_finite() && variance > 0.0 && variance.is_finite()) {
                 continue;
             }
