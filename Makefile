@@ -66,10 +66,10 @@ bench-footprint:
 	$(CARGO) build --locked --release --bins
 	python3 tests/bench/footprint.py --write
 
-# How quick a round, `status` and a simulated day are.
+# How quick a round, `status`, a simulated day and the estimator are.
 bench-quick:
 	tests/setup.sh
-	$(CARGO) build --locked --release --bins
+	$(CARGO) build --locked --release --bins --example estimator
 	python3 tests/bench/quick.py --write
 
 SECONDS ?= 20

@@ -61,6 +61,13 @@ impl Wander {
         }
     }
 
+    /// What the random walk adds in `dt` seconds to the variance of the offset, to its covariance with
+    /// the frequency, and to the variance of that.
+    fn noise(&self, dt: f64) -> [f64; 3] {
+        let q = self.walk * self.walk;
+        [q * dt * dt * dt / 3.0 + PHASE * dt, q * dt * dt / 2.0, q * dt]
+    }
+
     /// Warmth so far, of this member's kind.
     pub(super) fn heat(&self, heat: &[f64; KINDS]) -> f64 {
         self.thermal.map_or(0.0, |kind| heat[kind])
@@ -164,42 +171,51 @@ impl Belief {
             p[FREQUENCY][OFFSET] += warm * dt / 2.0;
             p[FREQUENCY][FREQUENCY] += warm;
         }
-        let steps =
-            if wander.swing == 0.0 { 1.0 } else { (dt / (0.1 * wander.period)).ceil().min(128.0) };
-        let moved = Moved::over(dt / steps, wander, warmer);
-        let first = wander.first();
-        for _ in 0..steps as usize {
-            self.pass(&moved, first..dim);
+        if wander.swing == 0.0 {
+            self.walk(dt, warmer, wander, wander.first()..dim);
+        } else {
+            let steps = (dt / (0.1 * wander.period)).ceil().min(128.0);
+            let moved = Moved::over(dt / steps, wander);
+            for _ in 0..steps as usize {
+                self.swing(&moved, dim);
+            }
         }
         for s in HEAD..dim {
             self.cov[s][s] += base_walk[s - HEAD] * dt;
         }
     }
 
-    fn pass(&mut self, moved: &Moved, used: Range<usize>) {
+    /// Without a swing: the third number is a slope or nothing, and wanders at most.
+    fn walk(&mut self, dt: f64, warmer: f64, wander: &Wander, used: Range<usize>) {
         let (m, p) = (&mut self.mean, &mut self.cov);
-        if used.start == RATE {
-            [m[0], m[1], m[2], m[3]] = moved.turn([m[0], m[1], m[2], m[3]]);
-            for j in used.clone() {
-                [p[0][j], p[1][j], p[2][j], p[3][j]] =
-                    moved.turn([p[0][j], p[1][j], p[2][j], p[3][j]]);
-            }
-            for row in &mut p[used.clone()] {
-                [row[0], row[1], row[2], row[3]] = moved.turn([row[0], row[1], row[2], row[3]]);
-            }
-        } else {
-            // The swing is a slope or nothing, and stays as it is.
-            let (dt, warmer) = (moved.dt, moved.x[0]);
-            m[OFFSET] += dt * m[FREQUENCY] + warmer * m[SWING];
-            for j in used.clone() {
-                p[OFFSET][j] += dt * p[FREQUENCY][j] + warmer * p[SWING][j];
-            }
-            for row in &mut p[used.clone()] {
-                row[OFFSET] += dt * row[FREQUENCY] + warmer * row[SWING];
-            }
+        m[OFFSET] += dt * m[FREQUENCY] + warmer * m[SWING];
+        for j in used.clone() {
+            p[OFFSET][j] += dt * p[FREQUENCY][j] + warmer * p[SWING][j];
         }
-        for i in used.start..HEAD {
-            for j in used.start..HEAD {
+        for row in &mut p[used] {
+            row[OFFSET] += dt * row[FREQUENCY] + warmer * row[SWING];
+        }
+        let [far, between, here] = wander.noise(dt);
+        p[OFFSET][OFFSET] += far;
+        p[OFFSET][FREQUENCY] += between;
+        p[FREQUENCY][OFFSET] += between;
+        p[FREQUENCY][FREQUENCY] += here;
+        if wander.thermal.is_some() {
+            p[SWING][SWING] += SLOPE_WALK * SLOPE_WALK * dt;
+        }
+    }
+
+    fn swing(&mut self, moved: &Moved, dim: usize) {
+        let (m, p) = (&mut self.mean, &mut self.cov);
+        [m[0], m[1], m[2], m[3]] = moved.turn([m[0], m[1], m[2], m[3]]);
+        for j in 0..dim {
+            [p[0][j], p[1][j], p[2][j], p[3][j]] = moved.turn([p[0][j], p[1][j], p[2][j], p[3][j]]);
+        }
+        for row in &mut p[..dim] {
+            [row[0], row[1], row[2], row[3]] = moved.turn([row[0], row[1], row[2], row[3]]);
+        }
+        for i in 0..HEAD {
+            for j in 0..HEAD {
                 p[i][j] += moved.noise[i][j];
             }
         }
@@ -234,7 +250,7 @@ impl Belief {
     }
 }
 
-/// What passes in `dt` seconds: x, g and r get so much of the swing and of its rate.
+/// What passes of a swing in `dt` seconds: x, g and r get so much of it and of its rate.
 struct Moved {
     dt: f64,
     x: [f64; 2],
@@ -249,21 +265,14 @@ const PHASE: f64 = 1e-20;
 impl Moved {
     /// r' = −ω²g − γr + noise, g' = r, x' = f + g. The noise is that of a short step, in which
     /// the spring has hardly pulled.
-    fn over(dt: f64, wander: &Wander, warmer: f64) -> Self {
-        let q = wander.walk * wander.walk;
+    fn over(dt: f64, wander: &Wander) -> Self {
         let (d2, d3) = (dt * dt, dt * dt * dt);
         let mut noise = [[0.0; HEAD]; HEAD];
-        noise[OFFSET][OFFSET] = q * d3 / 3.0 + PHASE * dt;
-        noise[OFFSET][FREQUENCY] = q * d2 / 2.0;
-        noise[FREQUENCY][OFFSET] = noise[OFFSET][FREQUENCY];
-        noise[FREQUENCY][FREQUENCY] = q * dt;
-        if wander.thermal.is_some() {
-            noise[SWING][SWING] = SLOPE_WALK * SLOPE_WALK * dt;
-            return Self { dt, x: [warmer, 0.0], g: [1.0, 0.0], r: [0.0; 2], noise };
-        }
-        if wander.swing == 0.0 {
-            return Self { dt, x: [0.0; 2], g: [0.0; 2], r: [0.0; 2], noise };
-        }
+        let [far, between, here] = wander.noise(dt);
+        noise[OFFSET][OFFSET] = far;
+        noise[OFFSET][FREQUENCY] = between;
+        noise[FREQUENCY][OFFSET] = between;
+        noise[FREQUENCY][FREQUENCY] = here;
         let (turn, half) = swing(wander);
         let own2 = turn * turn + half * half;
         let k = 4.0 * half * own2 * wander.swing * wander.swing;
@@ -583,7 +592,7 @@ fn back(
         return;
     }
     if used.start == RATE {
-        let moved = Moved::over(dt, wander, warmer);
+        let moved = Moved::over(dt, wander);
         [l[0], l[1], l[2], l[3]] = moved.back([l[0], l[1], l[2], l[3]]);
         for j in used.clone() {
             [big[0][j], big[1][j], big[2][j], big[3][j]] =
