@@ -22,44 +22,46 @@ MARKS = ("<!-- accuracy -->", "<!-- /accuracy -->")
 FIRST_SEED = 1001
 
 # What is run: scenario, interval (s), seeds, limits. Limits of an error (µs) are at most 15 %
-# above the measured median and never above the goal; "max" is the median of the worst second.
+# above the measured median and never above the goal; "max" is the median of the worst second,
+# "coverage" the worst seed's, "covered" the median. Below 0.95 stands what nobody can see: a shock in an
+# outage without a thermometer, and asymmetries that all servers share.
 GOAL = {"packets": 320, "coverage": 0.95, "width": 4.0}
 GOAL_64 = GOAL | {"packets": 1360}
 ROWS = [
     ("S1", 300, 5, GOAL | {"rms": 19}),
-    ("S2", 300, 5, GOAL | {"rms": 330}),
-    ("S3", 300, 5, {"sd": 980, "packets": 320}),
+    ("S2", 300, 5, GOAL | {"rms": 240}),
+    ("S3", 300, 5, {"sd": 700, "packets": 320}),
     ("S4", 300, 5, GOAL | {"rms": 880}),
-    ("S5", 300, 5, GOAL | {"rms": 200}),
-    ("S8", 300, 5, GOAL | {"rms": 160}),
-    ("S1", 64, 5, GOAL_64 | {"rms": 8.5}),
-    ("S2", 64, 5, GOAL_64 | {"rms": 130}),
-    ("S3", 64, 5, {"sd": 420, "packets": 1360}),
-    ("S4", 64, 5, GOAL_64 | {"rms": 440}),
-    ("S5", 64, 5, GOAL_64 | {"rms": 95}),
-    ("S8", 64, 5, GOAL_64 | {"rms": 80}),
-    ("S4t", 300, 5, GOAL | {"rms": 400}),
-    ("S4t", 64, 5, GOAL_64 | {"rms": 300}),
-    ("S6a", 300, 5, {"within_20ms": 9, "within_1ms": 120, "packets": 340}),
-    ("S6b", 300, 5, {"within_20ms": 9, "within_1ms": 120, "packets": 340}),
+    ("S5", 300, 5, GOAL | {"rms": 170}),
+    ("S8", 300, 5, GOAL | {"rms": 144}),
+    ("S1", 64, 5, GOAL_64 | {"rms": 7.8}),
+    ("S2", 64, 5, GOAL_64 | {"rms": 118}),
+    ("S3", 64, 5, {"sd": 390, "packets": 1360}),
+    ("S4", 64, 5, GOAL_64 | {"rms": 427}),
+    ("S5", 64, 5, GOAL_64 | {"rms": 82}),
+    ("S8", 64, 5, GOAL_64 | {"rms": 69}),
+    ("S4t", 300, 5, GOAL | {"rms": 357}),
+    ("S4t", 64, 5, GOAL_64 | {"rms": 150}),
+    ("S6a", 300, 5, {"within_20ms": 5, "within_1ms": 75, "packets": 320}),
+    ("S6b", 300, 5, {"within_20ms": 5, "within_1ms": 75, "packets": 320}),
     ("S7", 300, 50, {"max": 1600, "coverage": 0.95, "width": 4.0}),
     ("S7", 64, 50, {"max": 900, "coverage": 0.95, "width": 4.0}),
-    ("S9", 300, 10, {}),
-    ("S9t", 300, 10, {}),
-    ("heat", 300, 10, {}),
-    ("heat-t", 300, 10, {}),
-    ("route", 300, 5, {"rms": 500, "coverage": 0.85}),
-    ("powersave", 300, 5, {"rms": 1300, "coverage": 0.85}),
-    ("coarse", 300, 3, {"rms": 600_000, "coverage": 0.95}),
-    ("fast", 300, 3, {"rms": 380, "coverage": 0.9}),
-    ("slow", 300, 3, {"rms": 380, "coverage": 0.9}),
+    ("S9", 300, 10, {"coverage": 0.7, "covered": 0.93}),
+    ("S9t", 300, 10, {"coverage": 0.7, "covered": 0.93}),
+    ("heat", 300, 10, {"rms": 22_900, "coverage": 0.25, "packets": 320}),
+    ("heat-t", 300, 10, {"rms": 2310, "coverage": 0.6, "covered": 0.85, "packets": 320}),
+    ("route", 300, 5, GOAL | {"rms": 258}),
+    ("powersave", 300, 5, {"rms": 412, "coverage": 0.9, "covered": 0.95, "packets": 320}),
+    ("coarse", 300, 3, {"rms": 210_000, "coverage": 0.95}),
+    ("fast", 300, 3, GOAL | {"rms": 246}),
+    ("slow", 300, 3, GOAL | {"rms": 246}),
     ("foreign", 300, 3, {"coverage": 0.95}),
-    ("era", 300, 3, {"rms": 420, "coverage": 0.9}),
-    ("restarts", 300, 3, {"coverage": 0.9}),
-    ("ramp", 300, 3, {"rms": 900, "coverage": 0.85}),
-    ("normal", 300, 3, {"coverage": 0.85}),
-    ("gamma", 300, 3, {"rms": 900, "coverage": 0.85}),
-    ("heavy", 300, 3, {"rms": 420, "coverage": 0.85}),
+    ("era", 300, 3, GOAL | {"rms": 268}),
+    ("restarts", 300, 3, {"p95": 2220, "coverage": 0.95}),
+    ("ramp", 300, 3, {"rms": 574, "coverage": 0.95, "packets": 320}),
+    ("normal", 300, 3, {"rms": 1640, "coverage": 0.94, "packets": 320}),
+    ("gamma", 300, 3, {"rms": 637, "coverage": 0.94, "packets": 320}),
+    ("heavy", 300, 3, GOAL | {"rms": 223}),
 ]
 # chrony at the same number of packets
 RIVALS = {300: "chrony, 256 s", 64: "chrony, 64 s"}
@@ -111,7 +113,7 @@ def figures(runs):
 def exceeded(name, interval, got, limits):
     for key, limit in limits.items():
         value = got[key]
-        wrong = value is None or (value < limit if key == "coverage" else value > limit)
+        wrong = value is None or (value < limit if key in ("coverage", "covered") else value > limit)
         if wrong:
             yield f"{name} at {interval} s: {key} is {shown(value)}, the limit is {shown(limit)}"
 
