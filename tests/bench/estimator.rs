@@ -31,7 +31,7 @@ fn samples(servers: usize, poll: f64) -> Vec<f64> {
         frequency += 1e-9 * step.sqrt() * (uniform(&mut dice) - 0.5) * 12_f64.sqrt();
         offset += frequency * step;
         let base = 2e-3 + 1e-3 * (n % servers) as f64;
-        let [out, home] = [(); 2].map(|()| base - 3e-4 * uniform(&mut dice).ln());
+        let [out, home] = [(); 2].map(|()| base - 3e-4 * libm::log(uniform(&mut dice)));
         let sent = RawTime::from_nanos(0) + Nanos::from_secs_f64(at);
         let sample = Sample {
             outward: Nanos::from_secs_f64(offset + out),
