@@ -59,7 +59,7 @@ bench-accuracy:
 
 # Microseconds from a frame's bytes to its string's date.
 bench-timer:
-	$(CARGO) run --locked --release --example frames
+	$(CARGO) run --locked --release --example frames -- --write
 
 bench-footprint:
 	tests/setup.sh

@@ -136,8 +136,9 @@ impl Bay {
             _ => None,
         });
         let Some(record) = ended.and_then(|n| self.strings.record(n)) else { return };
+        let Some(estimate) = self.dating.estimate() else { return };
         for shot in record.shots.iter().filter(|s| !s.suspect) {
-            if shot.arrival.is_some_and(|at| self.dating.is_outside(at, shot.time)) {
+            if shot.arrival.is_some_and(|at| self.dating.is_outside_of(&estimate, at, shot.time)) {
                 said.push(Happening::Alert(format!(
                     "shot {} of string {} was heard when it cannot have been",
                     shot.number, record.number

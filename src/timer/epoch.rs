@@ -13,7 +13,7 @@
 use super::frame::Centis;
 use super::interval::{Hypothesis, Link};
 use super::lag::Lag;
-use super::posterior::{Cells, Kernel, MOST_RETRIES, QUANTUM_MS, Summary, summary};
+use super::posterior::{Cells, Desk, Kernel, MOST_RETRIES, QUANTUM_MS, Summary, summary};
 use crate::units::{Nanos, RawTime};
 
 /// Chance that the beep lies within the bound, as computed; 95.5-97 % when tried, since the
@@ -129,8 +129,7 @@ pub struct Dating {
     heard: Vec<Heard>,
     beliefs: Vec<Belief>,
     coarse: bool,
-    /// Coarse kernels of SHOT frames by their hypotheses' index: every string on a new link wants them.
-    tables: Vec<Option<Kernel>>,
+    desk: Desk,
     summary: Option<Summary>,
     /// A start frame that the shots contradict is left out.
     start_refused: bool,
@@ -242,10 +241,11 @@ impl Dating {
         let mut kernel = Kernel::new(h.interval_ms, false);
         let first = shots.iter().map(|shot| self.early(shot)).reduce(f64::min)?;
         let mut cells = kernel.range(first);
+        let mut desk = Desk::default();
         for shot in shots {
             let Heard::Shot(_, time) = shot else { continue };
             kernel.soften(time.seconds() * CRYSTAL * 1e3);
-            cells.multiply(&kernel, self.early(shot));
+            cells.multiply(&kernel, self.early(shot), &mut desk);
         }
         Some(cells)
     }
@@ -300,9 +300,10 @@ impl Dating {
                 if newest { (h.event - arrival).clamp(-h.interval_ms, 0.5 + rough) } else { 0.0 };
             let likelihood = if let Some(time) = time {
                 belief.kernel.soften(time.seconds() * CRYSTAL * 1e3 + 0.8 * rough);
-                belief.cells.multiply(&belief.kernel, early + set_back)
+                belief.cells.multiply(&belief.kernel, early + set_back, &mut self.desk)
             } else {
-                belief.cells.multiply(&belief.kernel.of_start(&self.lag), early + set_back)
+                let early = early + set_back;
+                belief.cells.multiply_start(&belief.kernel, &self.lag, early, &mut self.desk)
             };
             before += h.weight;
             after += h.weight * likelihood;
@@ -385,15 +386,9 @@ impl Dating {
         early.sort_by(f64::total_cmp);
         let start = self.heard.iter().find(|h| !h.is_shot()).map(|h| self.early(h));
         self.coarse = self.link.hypotheses().len() > MANY;
+        self.beliefs.reserve(self.link.hypotheses().len());
         for h in self.link.hypotheses() {
-            let kernel = if self.coarse {
-                if self.tables.len() <= h.index {
-                    self.tables.resize(h.index + 1, None);
-                }
-                self.tables[h.index].get_or_insert_with(|| Kernel::new(h.interval_ms, true)).clone()
-            } else {
-                Kernel::new(h.interval_ms, false)
-            };
+            let kernel = Kernel::new(h.interval_ms, self.coarse);
             let cells = match (early.get((early.len() as f64 * quantile) as usize), start) {
                 (Some(shot), _) => kernel.range(*shot),
                 (None, Some(start)) => kernel.range_of_start(start),
@@ -437,7 +432,10 @@ impl Dating {
     /// A push came when no shot of this string could have brought it.
     #[must_use]
     pub fn is_outside(&self, at: RawTime, time: Centis) -> bool {
-        let Some(e) = self.estimate() else { return false };
+        self.estimate().is_some_and(|e| self.is_outside_of(&e, at, time))
+    }
+    /// The same of the beep as it was found to be.
+    pub(super) fn is_outside_of(&self, e: &Estimate, at: RawTime, time: Centis) -> bool {
         let slack = e.inside + Estimate::within(time) + Nanos::from_millis(3);
         let interval = self.link.at_most_ms();
         let longest = Nanos::from_secs_f64(interval * 1e-3 * (MOST_RETRIES as f64 + 1.0));

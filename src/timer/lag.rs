@@ -1,7 +1,7 @@
 //! How much longer SHOT frames take than START frames (30-50 ms measured, cause unknown).
 //!
 //! Learned per timer as a density over strings; until then a start says little of the beep.
-use super::posterior::{Cells, MOST_RETRIES, retries};
+use super::posterior::{CHANCES, Cells, MOST_RETRIES};
 
 /// The least lag looked at, ms.
 pub const LEAST_MS: f64 = -20.0;
@@ -10,20 +10,22 @@ pub const MOST_MS: f64 = 110.0;
 const CELLS: usize = (MOST_MS - LEAST_MS) as usize + 1;
 /// Chance per string that what was learned holds no longer.
 const FORGOTTEN: f64 = 0.003;
+/// Likelihood of a start that does not go with the shots.
+const UNFIT: f64 = 1e-4;
 
 /// The lag's density on cells of 1 ms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lag {
     density: Vec<f64>,
-    /// Chance of a lag above each cell.
-    above: Vec<f64>,
+    /// Chance of a lag below each cell and, the last, of any.
+    below: Vec<f32>,
     strings: u32,
 }
 
 impl Default for Lag {
     fn default() -> Self {
-        let mut lag =
-            Self { density: vec![1.0 / CELLS as f64; CELLS], above: vec![0.0; CELLS], strings: 0 };
+        let density = vec![1.0 / CELLS as f64; CELLS];
+        let mut lag = Self { density, below: vec![0.0; CELLS + 1], strings: 0 };
         lag.normalise();
         lag
     }
@@ -61,36 +63,41 @@ impl Lag {
         self.strings
     }
 
-    /// Chance that the lag is `ms` or more.
-    pub(super) fn at_least(&self, ms: f64) -> f64 {
+    /// Chance that the lag is below `from_ms`, below a step less, and so on.
+    pub(super) fn below(&self, from_ms: f64, step_ms: f64) -> impl Iterator<Item = f32> {
         // Each cell is as wide as it stands for: half a millisecond to either side.
-        let place = ms - LEAST_MS + 0.5;
-        if place <= 0.0 {
-            return 1.0;
-        }
-        let cell = place as usize;
-        if cell >= CELLS {
-            return 0.0;
-        }
-        self.above[cell] + self.density[cell] * (1.0 - place.fract())
+        let from = from_ms - LEAST_MS + 0.5;
+        (0..).map(move |k| {
+            let place = from - f64::from(k) * step_ms;
+            if place <= 0.0 {
+                return 0.0;
+            }
+            let cell = place as i32;
+            let Some([below, up_to]) = self.below.get(cell as usize..cell as usize + 2) else {
+                return 1.0;
+            };
+            below + (up_to - below) * (place - f64::from(cell)) as f32
+        })
     }
 
     /// One string's word: where the beep was by its shots, when its start frame arrived (ms),
     /// and the interval in force.
     pub(super) fn learn(&mut self, shots: &Cells, start: f64, interval: f64) {
-        let chances = retries();
-        // A start with no retry fits within the interval, softened by half a millisecond.
-        let fits = |wait: f64| -> f64 {
-            if wait < -0.5 {
-                return 1e-4;
-            }
-            let retries = (wait.max(0.0) / interval) as usize;
-            if retries > MOST_RETRIES { 1e-4 } else { chances[retries].max(1e-4) }
-        };
-        let likely: Vec<(f64, f64)> = shots.iter().filter(|(_, p)| *p > 1e-5).collect();
+        // A start with no retry fits within the interval, softened by half a millisecond; what fits
+        // changes with the waits only there and at each event.
+        let mut steps = [(0.0, 0.0); MOST_RETRIES + 2];
+        let mut before = UNFIT;
+        for (m, step) in steps.iter_mut().enumerate() {
+            let fits = CHANCES.get(m).map_or(UNFIT, |chance| chance.max(UNFIT));
+            *step = (if m == 0 { -0.5 } else { m as f64 * interval }, fits - before);
+            before = fits;
+        }
+        let shots = shots.tail();
         for (i, density) in self.density.iter_mut().enumerate() {
             let lag = LEAST_MS + i as f64;
-            *density *= likely.iter().map(|(at, p)| p * fits(start - at + lag)).sum::<f64>();
+            // Longer waits are earlier beeps.
+            let more = |(wait, more): &(f64, f64)| more * shots.before(start + lag - wait);
+            *density *= UNFIT * shots.all() + steps.iter().map(more).sum::<f64>();
         }
         self.normalise();
         // It may wander a little, or a setting may have changed it.
@@ -110,11 +117,11 @@ impl Lag {
             *self = Self { strings: self.strings, ..Self::default() };
             return;
         }
-        let mut above = 0.0;
-        for (p, a) in self.density.iter_mut().zip(&mut self.above).rev() {
+        let mut below = 0.0;
+        for (p, b) in self.density.iter_mut().zip(&mut self.below[1..]) {
             *p /= total;
-            *a = above;
-            above += *p;
+            below += *p;
+            *b = below as f32;
         }
     }
 }

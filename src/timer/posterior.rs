@@ -1,7 +1,7 @@
 //! Densities on equal cells: how one arrival limits the beep, and what many say together.
 //!
-//! No exponential and no logarithm per cell: every factor is piecewise linear and tabulated
-//! once at the cells' own step, so a frame costs one multiplication per cell.
+//! No exponential and no logarithm per cell: every factor is flat but for a ramp at each event,
+//! and laid out at the cells' own step, so a frame costs one multiplication per cell.
 use super::lag::{LEAST_MS, Lag, MOST_MS};
 
 /// What the timer cuts off a time, at most, ms.
@@ -18,16 +18,22 @@ const SOFT_MS: f64 = 0.4;
 const STEP_MS: f64 = 0.5;
 
 /// Chance of so many retries: 15 % each, and bursts in which the next is likely again.
-pub fn retries() -> [f64; MOST_RETRIES + 1] {
+pub const CHANCES: [f64; MOST_RETRIES + 1] = {
     let (mut single, mut burst) = (0.85 * 0.98, 0.4 * 0.02);
     let mut chances = [0.0; MOST_RETRIES + 1];
-    for chance in &mut chances {
-        *chance = single + burst;
+    let mut m = 0;
+    while m <= MOST_RETRIES {
+        chances[m] = single + burst;
         single *= 0.15;
         burst *= 0.6;
+        m += 1;
     }
     chances
-}
+};
+/// Cells taken at once.
+const LANES: usize = 4;
+/// Parts of a bin.
+const PARTS: f64 = 4_294_967_296.0;
 
 /// A density over `epoch + d0`, in ms after the link's origin; cell 0 is the latest.
 #[derive(Clone, Debug)]
@@ -35,6 +41,8 @@ pub struct Cells {
     top: f64,
     step: f64,
     density: Vec<f32>,
+    /// Of the density, to sum 1.
+    scale: f32,
 }
 
 impl Cells {
@@ -64,91 +72,152 @@ impl Cells {
         self.density
             .iter()
             .enumerate()
-            .map(|(i, p)| (self.top - i as f64 * self.step, f64::from(*p) * self.step))
+            .map(|(i, p)| (self.top - i as f64 * self.step, f64::from(*p * self.scale) * self.step))
     }
 
-    /// Multiplies in what an arrival at `early` says (arrival less the timer's time).
+    /// How much lies at or before each cell.
+    pub fn tail(&self) -> Tail {
+        let mut held = 0.0;
+        let mut tail: Vec<f64> = Vec::with_capacity(self.density.len());
+        tail.extend(self.iter().map(|(_, p)| if p > 1e-5 { p } else { 0.0 }));
+        for p in tail.iter_mut().rev() {
+            held += *p;
+            *p = held;
+        }
+        Tail { top: self.top, step: self.step, held: tail }
+    }
+
+    /// Multiplies in what a SHOT frame at `early` says (arrival less the timer's time).
     /// Returns its likelihood given what was known, and leaves the density with sum 1.
-    pub fn multiply(&mut self, kernel: &Kernel, early: f64) -> f64 {
-        let base = (early - self.top - kernel.from) / self.step;
+    pub fn multiply(&mut self, kernel: &Kernel, early: f64, desk: &mut Desk) -> f64 {
+        let from = kernel.ready_to_send(desk);
+        self.take(kernel, early - from, desk)
+    }
+    /// The same of a START frame, on the beep that SHOT frames tell of.
+    pub fn multiply_start(
+        &mut self,
+        kernel: &Kernel,
+        lag: &Lag,
+        early: f64,
+        desk: &mut Desk,
+    ) -> f64 {
+        let from = kernel.ready_to_start(lag, desk);
+        self.take(kernel, early - from, desk)
+    }
+
+    fn take(&mut self, kernel: &Kernel, early: f64, desk: &mut Desk) -> f64 {
+        let base = (early - self.top) / self.step;
         let (first, part) = (base.floor() as i64, (base - base.floor()) as f32);
-        let table = &kernel.table;
-        let cells = self.density.len() as i64;
-        // Cells whose place in the table has a neighbour to its right.
-        let begin = (-first).clamp(0, cells) as usize;
-        let end = (table.len() as i64 - 1 - first).clamp(begin as i64, cells) as usize;
-        let mut sum = 0.0_f32;
-        let (before, rest) = self.density.split_at_mut(begin);
-        let (within, after) = rest.split_at_mut(end - begin);
-        for p in before.iter_mut().chain(after) {
-            *p *= FLOOR;
-            sum += *p;
+        kernel.lay(first, self.density.len() + 1, desk);
+        let n = self.density.len();
+        let (left, right) = (&desk.table[..n], &desk.table[1..=n]);
+        let scale = self.scale;
+        let product = |p: f32, l: f32, r: f32| {
+            let factor = l + (r - l) * part;
+            p * scale * if factor > FLOOR { factor } else { FLOOR }
+        };
+        let (mut sums, mut tops) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let (cells, last) = self.density.as_chunks_mut::<LANES>();
+        let (lefts, rights) = (left.as_chunks::<LANES>(), right.as_chunks::<LANES>());
+        for ((p, l), r) in cells.iter_mut().zip(lefts.0).zip(rights.0) {
+            *p = lanes(|i| product(p[i], l[i], r[i]));
+            sums = lanes(|i| sums[i] + p[i]);
+            tops = lanes(|i| if p[i] > tops[i] { p[i] } else { tops[i] });
         }
-        if !within.is_empty() {
-            let at = (first + begin as i64) as usize;
-            let (left, right) = (&table[at..at + within.len()], &table[at + 1..=at + within.len()]);
-            for ((p, l), r) in within.iter_mut().zip(left).zip(right) {
-                *p *= l + (r - l) * part;
-            }
-            // Eight sums that need not wait for one another.
-            let mut lanes = [0.0_f32; 8];
-            let chunks = within.chunks_exact(8);
-            sum += chunks.remainder().iter().sum::<f32>();
-            for chunk in chunks {
-                for (lane, p) in lanes.iter_mut().zip(chunk) {
-                    *lane += p;
-                }
-            }
-            sum += lanes.iter().sum::<f32>();
+        for ((p, l), r) in last.iter_mut().zip(lefts.1).zip(rights.1) {
+            *p = product(*p, *l, *r);
+            sums[0] += *p;
+            tops[0] = if *p > tops[0] { *p } else { tops[0] };
         }
-        let mass = f64::from(sum) * self.step;
-        self.trim();
-        let scale = if mass > 0.0 { (1.0 / mass) as f32 } else { 1.0 };
-        for p in &mut self.density {
-            *p *= scale;
-        }
+        let mass = f64::from(sums.iter().sum::<f32>()) * self.step;
+        self.trim(tops.into_iter().fold(0.0, |best, top| if top > best { top } else { best }));
+        self.scale = if mass > 0.0 { (1.0 / mass) as f32 } else { 1.0 };
         mass
     }
 
-    fn trim(&mut self) {
-        let best = self.density.iter().copied().fold(0.0, f32::max);
+    fn trim(&mut self, best: f32) {
         let low = best * NEGLIGIBLE;
         let Some(first) = self.density.iter().position(|p| *p > low) else { return };
         let last = self.density.iter().rposition(|p| *p > low).unwrap_or(first);
         self.density.truncate(last + 1);
-        self.density.drain(..first);
+        if first > 0 {
+            self.density.drain(..first);
+        }
         self.top -= first as f64 * self.step;
     }
 }
 
-/// Likelihood of `x = arrival − time − (epoch + d0)` under one interval.
-#[derive(Clone, Debug)]
-pub struct Kernel {
-    interval: f64,
+/// One value for each lane, written out: a loop over them would stay one.
+fn lanes(value: impl Fn(usize) -> f32) -> [f32; LANES] {
+    [value(0), value(1), value(2), value(3)]
+}
+
+/// `to += by · from`.
+fn add(to: &mut [f32], from: &[f32], by: f32) {
+    let (froms, rest) = from[..to.len()].as_chunks::<LANES>();
+    let (tos, last) = to.as_chunks_mut::<LANES>();
+    for (to, from) in tos.iter_mut().zip(froms) {
+        *to = lanes(|i| to[i] + by * from[i]);
+    }
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to += by * from;
+    }
+}
+
+/// A density summed up from the earliest cell.
+#[derive(Debug)]
+pub struct Tail {
+    top: f64,
     step: f64,
-    soft: f64,
-    from: f64,
+    held: Vec<f64>,
+}
+
+impl Tail {
+    /// Chance of the cells centred at or before `at`.
+    pub fn before(&self, at: f64) -> f64 {
+        let cell = ((self.top - at) / self.step).ceil().max(0.0);
+        self.held.get(cell as usize).copied().unwrap_or(0.0)
+    }
+    /// Chance of all.
+    pub fn all(&self) -> f64 {
+        self.held.first().copied().unwrap_or(0.0)
+    }
+}
+
+/// Where factors are laid out; kept from frame to frame.
+#[derive(Clone, Debug, Default)]
+pub struct Desk {
+    /// Chance that a frame was not ready yet, cell by cell, down to none.
+    lacking: Vec<f32>,
+    /// Cell and edge of the SHOT frames that is of, ms.
+    send: Option<(f64, f64)>,
     table: Vec<f32>,
 }
 
+/// Likelihood of `x = arrival − time − (epoch + d0)` under one interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    interval: f64,
+    step: f64,
+    /// An interval in cells.
+    shift: usize,
+    soft: f64,
+}
+
 impl Kernel {
-    /// Of a SHOT frame under an interval in ms; `coarse`: twelve times wider cells.
+    /// Under an interval in ms; `coarse`: twelve times wider cells.
     pub fn new(interval: f64, coarse: bool) -> Self {
         let finest = STEP_MS.max(interval / 120.0) * if coarse { 12.0 } else { 1.0 };
         // The interval is a whole number of cells.
-        let step = interval / (interval / finest).ceil();
-        let mut kernel = Self { interval, step, soft: SOFT_MS, from: 0.0, table: Vec::new() };
-        kernel.tabulate_shot();
-        kernel
+        let shift = (interval / finest).ceil();
+        Self { interval, step: interval / shift, shift: shift as usize, soft: SOFT_MS }
     }
 
     /// Widens the edges for a long time on the timer's crystal, ms.
     pub fn soften(&mut self, crystal_ms: f64) {
-        let wanted = [0.0, 1.5, 4.0, 8.0].iter().filter(|soft| crystal_ms > **soft * 0.5).count();
-        let soft = SOFT_MS + [0.0, 1.5, 4.0, 8.0, 20.0][wanted];
-        if (soft - self.soft).abs() > 1e-9 && crystal_ms > 0.3 {
-            self.soft = soft;
-            self.tabulate_shot();
+        if crystal_ms > 0.3 {
+            let wanted = [1.5, 4.0, 8.0].iter().filter(|soft| crystal_ms > **soft * 0.5).count();
+            self.soft = SOFT_MS + [1.5, 4.0, 8.0, 20.0][wanted];
         }
     }
 
@@ -156,43 +225,59 @@ impl Kernel {
         self.interval * (MOST_RETRIES as f64 + 1.0)
     }
 
-    fn tabulate_shot(&mut self) {
-        let (soft, width) = (self.soft, QUANTUM_MS + 2.0 * self.soft);
-        self.from = -soft - self.step;
-        let len = ((self.reach() + width) / self.step) as usize + 3;
-        self.tabulate(len, |x| ((x + soft) / width).clamp(0.0, 1.0));
+    /// The chance that a SHOT frame was not ready by `x`; returns the first cell's `x`.
+    fn ready_to_send(&self, desk: &mut Desk) -> f64 {
+        let this = Some((self.step, self.soft));
+        if desk.send != this {
+            desk.send = this;
+            let width = QUANTUM_MS + 2.0 * self.soft;
+            let (cells, per_cell) = ((width / self.step) as usize + 2, self.step / width);
+            let lacking = |k| (1.0 - (k as f64 - 1.0) * per_cell).clamp(0.0, 1.0) as f32;
+            desk.lacking.clear();
+            desk.lacking.extend((0..cells).map(lacking));
+        }
+        -self.soft - self.step
     }
 
-    /// The table from the chance `ready(x)` that the frame was ready by `x`.
-    fn tabulate(&mut self, len: usize, ready: impl Fn(f64) -> f64) {
-        let shift = (self.interval / self.step).round() as usize;
-        let by: Vec<f32> =
-            (0..len).map(|k| ready(self.from + k as f64 * self.step) as f32).collect();
-        let chances = retries();
-        self.table.clear();
-        self.table.extend(by.iter().map(|f| f * chances[0] as f32));
-        for m in 0..=MOST_RETRIES {
-            let next = chances.get(m + 1).copied().unwrap_or(0.0);
-            let drop = (chances[m] - next) as f32;
-            let later = (m + 1) * shift;
-            if later < len {
-                for (t, f) in self.table[later..].iter_mut().zip(&by) {
-                    *t -= drop * f;
-                }
-            }
-        }
-        for t in &mut self.table {
-            *t = t.max(FLOOR);
-        }
-    }
-
-    /// Of a START frame, on the beep that SHOT frames tell of.
-    pub fn of_start(&self, lag: &Lag) -> Self {
+    /// The chance that a START frame was not ready by `x`; returns the first cell's `x`.
+    fn ready_to_start(&self, lag: &Lag, desk: &mut Desk) -> f64 {
         let from = -MOST_MS - self.step;
-        let mut kernel = Self { from, table: Vec::new(), ..*self };
-        let len = ((self.reach() + MOST_MS - LEAST_MS) / self.step) as usize + 3;
-        kernel.tabulate(len, |x| lag.at_least(-x));
-        kernel
+        let cells = ((MOST_MS - LEAST_MS + 0.5) / self.step) as usize + 2;
+        desk.send = None;
+        desk.lacking.clear();
+        desk.lacking.extend(lag.below(-from, self.step).take(cells));
+        from
+    }
+
+    /// The factors of `len` cells from cell `first` after the first that may be ready: each event
+    /// brings what was ready before it and not before the last, with the chance of so many retries.
+    fn lay(&self, first: i64, len: usize, desk: &mut Desk) {
+        let Desk { lacking, table, .. } = desk;
+        if table.len() < len {
+            table.resize(len, 0.0);
+        }
+        let table = &mut table[..len];
+        let clip = |at: usize| (at as i64 - first).clamp(0, len as i64) as usize;
+        // As if all were ready at once, ...
+        let mut end = clip(0);
+        table[..end].fill(0.0);
+        for (m, chance) in CHANCES.iter().enumerate() {
+            let begin = std::mem::replace(&mut end, clip((m + 1) * self.shift));
+            table[begin..end].fill(*chance as f32);
+        }
+        table[end..].fill(0.0);
+        // ... less what was not.
+        let mut before = 0.0;
+        for m in 0..=MOST_RETRIES + 1 {
+            let chance = CHANCES.get(m).copied().unwrap_or(0.0) as f32;
+            let at = m * self.shift;
+            let (begin, end) = (clip(at), clip(at + lacking.len()));
+            if begin < end {
+                let skipped = (first + begin as i64) as usize - at;
+                add(&mut table[begin..end], &lacking[skipped..], before - chance);
+            }
+            before = chance;
+        }
     }
 
     /// Everything a shot at `early` leaves possible, all alike.
@@ -205,7 +290,7 @@ impl Kernel {
     }
     fn cells(&self, top: f64, span: f64) -> Cells {
         let len = (span / self.step).ceil() as usize + 1;
-        Cells { top, step: self.step, density: vec![1.0; len] }
+        Cells { top, step: self.step, density: vec![1.0; len], scale: 1.0 }
     }
 }
 
@@ -238,24 +323,30 @@ pub fn summary<'a>(
         return None;
     }
     let step = ((high - low) / 400.0).max(STEP_MS);
-    let mut bins = vec![0.0_f64; ((high - low) / step) as usize + 2];
-    // From `low`, not from the origin: single precision sums to 1 only to the seventh digit,
-    // and the origin may be a day away.
-    let (mut mean, mut held) = (0.0, 0.0);
+    // What falls to each bin and to the one above it.
+    let mut pairs = vec![[0.0_f64; 2]; ((high - low) / step) as usize + 1];
     for (weight, cells) in parts {
-        let share = weight / total;
-        for (at, p) in cells.iter() {
-            let mass = share * p;
-            mean += (at - low) * mass;
-            held += mass;
+        let share = weight / total * cells.step * f64::from(cells.scale);
+        // From `low`, not from the origin, which may be a day away; in 2⁻³² of a bin.
+        let fixed = |ms: f64| (ms / step * PARTS) as u64;
+        let (mut place, width) = (fixed(cells.top - low), fixed(cells.step));
+        for p in &cells.density {
+            let mass = share * f64::from(*p);
             // Shared between the two nearest bins, so that the mean is kept.
-            let place = (at - low) / step;
-            let (bin, part) = (place as usize, place.fract());
-            bins[bin] += mass * (1.0 - part);
-            bins[bin + 1] += mass * part;
+            let above = mass * f64::from(place as u32) * (1.0 / PARTS);
+            if let Some(pair) = pairs.get_mut((place >> 32) as usize) {
+                *pair = [pair[0] + (mass - above), pair[1] + above];
+            }
+            place = place.wrapping_sub(width);
         }
     }
-    let mean = low + mean / held;
+    let above = std::iter::once(0.0).chain(pairs.iter().map(|pair| pair[1]));
+    let here = pairs.iter().map(|pair| pair[0]).chain([0.0]);
+    let mut bins: Vec<f64> = here.zip(above).map(|(here, above)| here + above).collect();
+    // Single precision sums to 1 only to the seventh digit.
+    let held: f64 = bins.iter().sum();
+    let mean =
+        low + step * bins.iter().enumerate().map(|(i, mass)| i as f64 * mass).sum::<f64>() / held;
     for bin in &mut bins {
         *bin /= held;
     }
@@ -302,10 +393,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_frame_comes_by_the_first_event_after_it_was_ready_or_one_later_for_each_retry() {
+        let lag = Lag::known(40.0, 6.0, 9);
+        let sent = |x: f64| ((x + SOFT_MS) / (QUANTUM_MS + 2.0 * SOFT_MS)).clamp(0.0, 1.0);
+        let started = |x: f64| 1.0 - f64::from(lag.below(-x, 1.0).next().unwrap());
+        for (interval, start) in
+            [7.5, 15.0, 48.75, 200.0].map(|ms| [(ms, false), (ms, true)]).concat()
+        {
+            let ready = |x| if start { started(x) } else { sent(x) };
+            let kernel = Kernel::new(interval, false);
+            let mut cells = kernel.range_of_start(1000.0);
+            let all: Vec<_> = cells.iter().map(|(at, _)| at).collect();
+            let (early, mut desk) = (1003.3, Desk::default());
+            let mass = if start {
+                cells.multiply_start(&kernel, &lag, early, &mut desk)
+            } else {
+                cells.multiply(&kernel, early, &mut desk)
+            };
+            let mut after = cells.iter().peekable();
+            for at in all {
+                let event = |m: usize| early - at - m as f64 * interval;
+                let wanted: f64 = CHANCES
+                    .iter()
+                    .enumerate()
+                    .map(|(m, chance)| chance * (ready(event(m)) - ready(event(m + 1))))
+                    .sum();
+                let got =
+                    after.next_if(|(cell, _)| (cell - at).abs() < 1e-6).map_or(0.0, |(_, p)| p);
+                let got = got * mass / cells.step;
+                // Straight between cells.
+                assert!((got - wanted).abs() < 0.03, "{interval} {start} {at}: {got} for {wanted}");
+            }
+        }
+    }
+
+    #[test]
     fn one_shot_leaves_the_interval_and_its_retries() {
         let kernel = Kernel::new(48.75, false);
         let mut cells = kernel.range(1000.0);
-        cells.multiply(&kernel, 1000.0);
+        cells.multiply(&kernel, 1000.0, &mut Desk::default());
         let (mean, square) =
             cells.iter().fold((0.0, 0.0), |(m, s), (at, p)| (m + at * p, s + at * at * p));
         assert!((1000.0 - mean - 38.5).abs() < 1.5, "{mean}");
@@ -317,7 +443,7 @@ mod tests {
         let kernel = Kernel::new(48.75, false);
         let mut cells = kernel.range(0.0);
         for early in [0.0, 12.0, 33.0, 4.0] {
-            cells.multiply(&kernel, early);
+            cells.multiply(&kernel, early, &mut Desk::default());
         }
         let s = summary([(1.0, &cells)].into_iter(), 0.95, 0.5).unwrap();
         let held: f64 = cells
