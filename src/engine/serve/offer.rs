@@ -20,6 +20,9 @@ const ALONE: Nanos = Nanos::from_secs(20);
 const LOST: u32 = 3;
 /// How long neighbours may still name one who has started again.
 const REBORN: Nanos = Nanos::from_secs(1_200);
+/// A neighbour that asks a server every few minutes is within this much of it: who is not, or whom it
+/// follows, carries the time on.
+const CARRIED: Nanos = Nanos::from_millis(10);
 /// Two whose words differ by no more than this factor know the same; then the name decides.
 const ALIKE: f64 = 1.1;
 
@@ -196,7 +199,9 @@ impl Engine {
             return self.runs_free(now.raw) && !older && reply.reference_id >= self.own_name();
         }
         // Judged the same way from the other side, so that never both follow or both lead.
-        let ours = self.estimate(now.raw).map_or(UNKNOWN, |e| e.bound).as_secs_f64();
+        let said = |o: Offer| o.service.root_delay.half() + o.service.root_dispersion;
+        let estimated = || self.estimate(now.raw).map_or(UNKNOWN, |e| e.bound);
+        let ours = self.offer(now).map_or_else(estimated, said).as_secs_f64();
         let ratio = theirs.as_secs_f64() / ours.max(1e-9);
         let follows = self.following().is_some();
         let smaller = !follows && reply.reference_id < self.own_name();
@@ -240,6 +245,15 @@ impl Engine {
         s.spec.nearby && s.last.is_some_and(|(_, r)| far(r.root_distance()))
     }
 
+    /// How far a neighbour says to be from UTC, if it carries its time on without a server, or follows
+    /// one who does: its short way makes it sharp, not right.
+    fn carried(&self, id: ServerId) -> Option<Nanos> {
+        let (_, reply) = self.sources[id].last?;
+        let own = reply.reference_id[..2] == OWN_CLOCK && reply.stratum > 1;
+        let far = self.sources[id].spec.nearby && (own || reply.root_dispersion > CARRIED);
+        far.then_some(reply.root_dispersion)
+    }
+
     /// What the used sources' word is worth when none of them has been confirmed by a server.
     pub(in crate::engine) fn confirm(&mut self) {
         let local = |&&i: &&ServerId| self.is_local(i);
@@ -253,7 +267,9 @@ impl Engine {
         let passive = |&&i: &&ServerId| self.sources[i].spec.passive;
         let beside = self.selected.iter().filter(passive).filter_map(distance).min();
         let beside = beside.filter(|_| self.selected.iter().all(|i| passive(&i)));
-        self.doubt = self.unconfirmed.or(beside).unwrap_or(Nanos::ZERO);
+        let carried: Option<Vec<Nanos>> = self.selected.iter().map(|&i| self.carried(i)).collect();
+        let carried = carried.and_then(|all| all.into_iter().min());
+        self.doubt = self.unconfirmed.or(beside).or(carried).unwrap_or(Nanos::ZERO);
     }
 
     /// Notes whom the time is from.
