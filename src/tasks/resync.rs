@@ -224,6 +224,7 @@ impl Resync {
         if now.raw >= self.heap_due {
             self.heap_due = now.raw + HEAP_EVERY;
             heap::give_back();
+            heap::give_back_stack();
             if now.raw >= self.code_due {
                 self.code_due = now.raw + CODE_EVERY;
                 heap::let_go_of_code();
