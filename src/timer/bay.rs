@@ -1,7 +1,7 @@
 //! One timer on its bay: its strings, each dated.
 use super::epoch::{Dating, Delay, Estimate};
 use super::frame::Centis;
-use super::string::{End, Happening, Record, Strings};
+use super::string::{End, Happening, Record, ShotRecord, Strings};
 use crate::units::{Nanos, RawTime};
 
 /// A shot with its place on the raw timeline.
@@ -87,12 +87,20 @@ impl Bay {
         let mut said = self.strings.hear(at, bytes);
         self.follow(&mut said);
         let record = self.dates.and_then(|n| self.strings.record(n));
-        let shot = record.and_then(|r| r.shots.iter().find(|s| s.arrival == Some(at)));
-        match (record, shot.copied()) {
-            (_, Some(shot)) if !shot.suspect => self.dating.shot(at, shot.time),
-            (Some(record), _) if record.started == Some(at) => self.dating.start(at),
+        let told = said.iter().find_map(|h| match h {
+            Happening::Shot { shot, .. } => Some(*shot),
+            _ => None,
+        });
+        // A shot of a string that had ended is not told by its number.
+        let amended = said.iter().any(|h| matches!(h, Happening::Amended { .. }));
+        let this =
+            |s: &&ShotRecord| s.arrival == Some(at) && told.map_or(amended, |n| n == s.number);
+        let shot = record.and_then(|r| r.shots.iter().rfind(this)).copied();
+        match (record, shot) {
             // Whoever said it twice, it may not have been the radio.
             _ if said.contains(&Happening::Duplicate) => {}
+            (_, Some(shot)) if !shot.suspect => self.dating.shot(at, shot.time),
+            (Some(record), None) if record.started == Some(at) => self.dating.start(at),
             _ => self.dating.other(at),
         }
         self.look_for_outsiders(&mut said);
@@ -186,7 +194,7 @@ pub fn dated(record: &Record, estimate: Estimate) -> DatedString {
 mod tests {
     use super::*;
     use crate::sim::shooter::{Habit, Radio, Shooter};
-    use crate::timer::frame::{Frame, decode};
+    use crate::timer::frame::{Frame, decode, from_hex};
 
     /// A bay that has heard so many strings, and the shooter at it.
     fn after(strings: i64) -> (Bay, Shooter) {
@@ -258,6 +266,49 @@ mod tests {
         assert_eq!(twice.dating().link().interval_ms(), once.dating().link().interval_ms());
         assert_eq!(twice.strings().tally().warnings, 0);
         assert!(twice.strings().tally().duplicates > 50);
+    }
+
+    #[test]
+    fn frames_stamped_alike_are_told_apart() {
+        // One connection event may bring two, and a recording has whole milliseconds.
+        let ms = |ms: i64| RawTime::from_nanos(ms * 1_000_000);
+        let (start, first, second, stop) = (
+            "0105000000000000000000000001",
+            "0103010100640064006400640001",
+            "0103020200690005006400690001",
+            "0108020200690005006400690001",
+        );
+        let hear = |frames: &[(i64, &str)]| {
+            let mut bay = Bay::default();
+            for (at, text) in frames {
+                bay.hear(ms(*at), &from_hex(text).unwrap());
+            }
+            let e = bay.estimate(1).unwrap();
+            (e.shots, e.epoch, e.inside)
+        };
+        let apart = hear(&[(0, start), (1100, first), (1101, second), (3000, stop)]);
+        let alike = hear(&[(0, start), (1100, first), (1100, second), (3000, stop)]);
+        assert_eq!((apart.0, alike.0), (2, 2));
+        assert!((apart.1 - alike.1).abs() < Nanos::from_millis(2), "{apart:?} {alike:?}");
+        assert!((apart.2 - alike.2).abs() < Nanos::from_millis(4), "{apart:?} {alike:?}");
+        let once = hear(&[(0, start), (1030, first), (1100, second), (3000, stop)]);
+        let twice = hear(&[
+            (0, start),
+            (0, start),
+            (1030, first),
+            (1030, first),
+            (1100, second),
+            (1100, second),
+            (3000, stop),
+            (3000, stop),
+        ]);
+        assert_eq!(twice, once);
+        // The stop with the last shot.
+        let (once, with) = (
+            hear(&[(0, start), (1030, first), (1100, second)]),
+            hear(&[(0, start), (1030, first), (1100, second), (1100, stop)]),
+        );
+        assert_eq!(with.0, once.0);
     }
 
     #[test]

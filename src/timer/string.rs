@@ -24,6 +24,12 @@ const SAID_TWICE: Nanos = Nanos::from_secs(3);
 /// The timer itself says nothing twice so soon.
 const TOLD_TWICE: Nanos = Nanos::from_millis(500);
 
+/// A frame is held up for less: beyond that no radio keeps its link. What says of a beep so far off is
+/// of another string.
+const ANOTHER: Nanos = Nanos::from_secs(30);
+/// A list is asked for so often.
+const LIST_TRIES: u8 = 3;
+
 /// One shot of a string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShotRecord {
@@ -96,6 +102,44 @@ impl Record {
     #[must_use]
     pub fn wants_list(&self) -> bool {
         !self.missing().is_empty() || self.shots.iter().any(|s| s.suspect && !s.listed)
+    }
+    /// The beep, give or take what frames wait.
+    fn beep(&self) -> Option<RawTime> {
+        let heard = |s: &ShotRecord| s.arrival.filter(|_| !s.suspect).map(|at| at - s.time.span());
+        self.started.or_else(|| self.shots.iter().find_map(heard))
+    }
+    /// What was heard then, so long after its beep, is of another string, whatever its number.
+    fn is_not_of(&self, at: RawTime, time: Centis) -> bool {
+        self.beep().is_some_and(|beep| (at - time.span() - beep).abs() >= ANOTHER)
+    }
+    /// The same of a shot or a stop: with the first shot that is known it is of this one all the same.
+    fn is_another(&self, at: RawTime, body: &Shot) -> bool {
+        let first = self.shot(1).filter(|first| !first.suspect);
+        body.shot > 0
+            && first.is_none_or(|first| first.time != body.first)
+            && self.is_not_of(at, body.time)
+    }
+    /// It is over; the stop has the last word on how many shots there were. Returns whether its shot
+    /// is news.
+    fn stop(&mut self, at: RawTime, body: &Shot, suspect: bool) -> bool {
+        self.stopped = Some(at);
+        self.end = End::Stopped;
+        if suspect {
+            return false;
+        }
+        let highest = self.shots.last().map_or(0, |s| s.number);
+        self.total = body.total.max(body.shot).max(highest);
+        let news = body.shot > highest && usize::from(body.shot) <= MOST_SHOTS;
+        if news {
+            self.put(ShotRecord {
+                number: body.shot,
+                time: body.time,
+                arrival: None,
+                suspect: false,
+                listed: false,
+            });
+        }
+        news
     }
     fn put(&mut self, shot: ShotRecord) {
         let at = self.shots.partition_point(|s| s.number < shot.number);
@@ -190,6 +234,8 @@ pub struct Strings {
     previous: Option<Record>,
     highest: Option<u16>,
     listing: Option<Listing>,
+    /// How often the last string's was asked for.
+    lists_asked: u8,
     last_list: Option<Vec<Centis>>,
     pushes_since_list: u64,
     /// It has pushed something on this link.
@@ -249,6 +295,10 @@ impl Strings {
     }
     /// `REQ STRING HEX` was written at that instant.
     pub fn list_asked(&mut self, at: RawTime) {
+        self.lists_asked = self.lists_asked.saturating_add(1);
+        self.expect_list(at);
+    }
+    fn expect_list(&mut self, at: RawTime) {
         let for_string = match (&self.current, &self.previous) {
             (None, Some(ended)) => Some(ended.number),
             _ => None,
@@ -346,7 +396,9 @@ impl Strings {
 
     fn start(&mut self, at: RawTime, number: u16, stale: Option<&Shot>, said: &mut Vec<Happening>) {
         self.note_push();
-        let again = |r: &Record| r.started.is_none_or(|started| at - started < SAID_TWICE);
+        let again = |r: &Record| {
+            r.started.map_or(!r.is_not_of(at, Centis(0)), |started| at - started < SAID_TWICE)
+        };
         if let Some(open) = self.current.as_mut().filter(|c| c.number == number && again(c)) {
             if open.started.is_some() {
                 self.duplicate(said);
@@ -384,6 +436,7 @@ impl Strings {
             said.push(Happening::PowerCycled);
         }
         self.listing = None;
+        self.lists_asked = 0;
         self.highest = Some(number);
         self.current = Some(Record { number, started, ..Record::default() });
         said.push(Happening::Started { string: number, late: started.is_none() });
@@ -436,7 +489,10 @@ impl Strings {
                 said,
             );
         }
-        let over = |r: &Record| r.stopped.is_some_and(|stopped| at - stopped >= SAID_TWICE);
+        let over = |r: &Record| {
+            r.stopped.is_some_and(|stopped| at - stopped >= SAID_TWICE)
+                || (!suspect && r.is_another(at, &body))
+        };
         if self.record(string).is_none_or(over) {
             if suspect {
                 // Two contradictions in one frame are no reason to open a string.
@@ -500,8 +556,19 @@ impl Strings {
         said: &mut Vec<Happening>,
     ) {
         self.note_push();
-        if self.previous.as_ref().is_some_and(|p| p.number == number && p.end == End::Stopped) {
-            return self.duplicate(said);
+        let its = |p: &&mut Record| p.number == number && !p.is_another(at, &body);
+        if let Some(ended) = self.previous.as_mut().filter(its) {
+            if ended.end == End::Stopped {
+                return self.duplicate(said);
+            }
+            // It was given up, the link being away, or the next one has begun.
+            ended.stop(at, &body, read.suspect());
+            let want = self.current.is_none() && ended.wants_list();
+            said.push(Happening::Amended { string: number });
+            if want {
+                said.push(Happening::WantList { string: number });
+            }
+            return;
         }
         if self.current.as_ref().is_none_or(|c| c.number != number) {
             if let Some(open) = self.current.as_ref() {
@@ -520,21 +587,10 @@ impl Strings {
             }
             self.open(number, None, said);
         }
-        if let Some(record) = self.current.as_mut().filter(|_| !read.suspect()) {
-            // The stop has the last word on how many there were.
-            let highest = record.shots.last().map_or(0, |s| s.number);
-            record.total = body.total.max(body.shot).max(highest);
-            let last = record.shots.last().is_some_and(|s| s.number >= body.shot);
-            if body.shot > 0 && !last && usize::from(body.shot) <= MOST_SHOTS {
-                record.put(ShotRecord {
-                    number: body.shot,
-                    time: body.time,
-                    arrival: None,
-                    suspect: false,
-                    listed: false,
-                });
-                said.push(Happening::Shot { string: number, shot: body.shot });
-            }
+        if let Some(record) = self.current.as_mut()
+            && record.stop(at, &body, read.suspect())
+        {
+            said.push(Happening::Shot { string: number, shot: body.shot });
         }
         self.close(End::Stopped, Some(at), said);
     }
@@ -547,6 +603,10 @@ impl Strings {
         bytes: &[u8],
         said: &mut Vec<Happening>,
     ) {
+        if self.listing.is_none() && index == 0 {
+            // Another program on the same link asked.
+            self.expect_list(at);
+        }
         let Some(listing) = self.listing.as_mut() else {
             return self.warn(&format!("a list nobody asked for: {}", hex(bytes)), said);
         };
@@ -556,10 +616,11 @@ impl Strings {
         if index != listing.next {
             let wanted = listing.next + 0x0A;
             self.listing = None;
-            return self.warn(
+            self.warn(
                 &format!("list packet {wanted:#04x} is missing, the list is left: {}", hex(bytes)),
                 said,
             );
+            return self.ask_again(said);
         }
         listing.next += 1;
         listing.last = at;
@@ -573,10 +634,19 @@ impl Strings {
         }
     }
 
+    /// A list was lost on the way.
+    fn ask_again(&self, said: &mut Vec<Happening>) {
+        let Some(ended) = self.previous.as_ref().filter(|_| self.current.is_none()) else { return };
+        if self.lists_asked < LIST_TRIES && ended.end == End::Stopped && ended.wants_list() {
+            said.push(Happening::WantList { string: ended.number });
+        }
+    }
+
     fn finish_list(&mut self, said: &mut Vec<Happening>) {
         let Some(Listing { times, for_string, next, .. }) = self.listing.take() else { return };
         if next == 0 {
-            return self.warn("no reply to REQ STRING HEX", said);
+            self.warn("no reply to REQ STRING HEX", said);
+            return self.ask_again(said);
         }
         if times.windows(2).any(|w| w[0] > w[1]) {
             return self.warn("the list's times go backwards; it is left", said);

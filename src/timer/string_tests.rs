@@ -184,6 +184,102 @@ fn a_link_back_within_a_minute_finds_its_string_again() {
 }
 
 #[test]
+fn a_link_back_after_a_minute_brings_the_end_of_its_string() {
+    let frames = fire(&[100, 2000, 9000], 4);
+    for lost in [vec![], vec![3]] {
+        let mut s = Strings::default();
+        play(&mut s, 0, &frames[..2]);
+        s.link_lost(at(1000));
+        s.tick(at(61_000));
+        s.link_up();
+        let mut said = Vec::new();
+        for (i, ms) in [(2, 20_000), (3, 90_050), (4, 92_000)] {
+            if !lost.contains(&i) {
+                said.extend(s.hear(at(ms), &frames[i]));
+            }
+        }
+        assert!(said.iter().all(|h| *h == Happening::Amended { string: 4 }), "{said:?}");
+        let r = s.record(4).unwrap();
+        assert_eq!((r.end, r.stopped), (End::Stopped, Some(at(92_000))));
+        assert_eq!(times(r), [(1, 100), (2, 2000), (3, 9000)]);
+    }
+    // A shot that fell meanwhile is asked for.
+    let mut s = Strings::default();
+    play(&mut s, 0, &frames[..2]);
+    s.link_lost(at(1000));
+    s.tick(at(61_000));
+    s.link_up();
+    let said = s.hear(at(92_000), &frames[4]);
+    assert_eq!(said, [Happening::Amended { string: 4 }, Happening::WantList { string: 4 }]);
+}
+
+#[test]
+fn a_string_of_the_same_number_after_a_power_cycle_is_another_string() {
+    // The first one's stop was lost with the link, the second one's start is.
+    for again in [40_000, 600_000] {
+        let mut s = Strings::default();
+        play(&mut s, 0, &fire(&[100, 150], 1)[..3]);
+        s.link_lost(at(2000));
+        s.tick(at(again - 1000));
+        s.link_up();
+        let said = play(&mut s, again, &fire(&[88, 160], 1)[1..]);
+        let late = Happening::Started { string: 1, late: true };
+        assert!(said.contains(&late) && said.contains(&Happening::PowerCycled), "{said:?}");
+        assert_eq!(times(s.record(1).unwrap()), [(1, 88), (2, 160)]);
+    }
+    // The first one's start was lost, and its stop.
+    let mut s = Strings::default();
+    play(&mut s, 0, &fire(&[100, 150], 1)[1..3]);
+    let said = play(&mut s, 60_000, &fire(&[88, 160], 1));
+    assert!(said.contains(&Happening::Started { string: 1, late: false }), "{said:?}");
+    assert_eq!(times(s.record(1).unwrap()), [(1, 88), (2, 160)]);
+}
+
+#[test]
+fn a_stop_is_the_only_frame_heard_of_a_string_after_a_power_cycle() {
+    let mut s = Strings::default();
+    play(&mut s, 0, &fire(&[100, 150], 1));
+    let frames = fire(&[88, 160], 1);
+    let said = s.hear(at(600_000), frames.last().unwrap());
+    assert!(said.contains(&Happening::PowerCycled), "{said:?}");
+    assert!(said.contains(&Happening::WantList { string: 1 }), "{said:?}");
+    assert_eq!(times(s.record(1).unwrap()), [(2, 160)]);
+    // One without a shot says nothing of the beep.
+    s.hear(at(700_000), &start(2));
+    let empty = push(8, 0, 0, 0, 0, 0, 2);
+    assert_eq!(s.hear(at(760_000), &empty), [Happening::Ended { string: 2, end: End::Stopped }]);
+    assert_eq!(s.hear(at(761_000), &empty), [Happening::Duplicate]);
+}
+
+#[test]
+fn a_list_that_is_lost_is_asked_for_again() {
+    let mut s = Strings::default();
+    let mut frames = fire(&[100, 150, 200], 1);
+    frames.remove(2);
+    assert!(play(&mut s, 0, &frames).contains(&Happening::WantList { string: 1 }));
+    s.list_asked(at(5000));
+    let said = s.tick(at(7000));
+    assert!(said.contains(&Happening::WantList { string: 1 }), "{said:?}");
+    s.list_asked(at(7300));
+    let said = s.hear(at(7350), &list(&(1..=12).collect::<Vec<_>>())[1]);
+    assert!(said.contains(&Happening::WantList { string: 1 }), "{said:?}");
+    // But not for ever.
+    s.list_asked(at(8000));
+    assert!(matches!(s.tick(at(10_000))[..], [Happening::Warning(_)]));
+}
+
+#[test]
+fn a_list_that_another_program_asked_for_is_read_too() {
+    let mut s = Strings::default();
+    let mut frames = fire(&[100, 150, 200], 1);
+    frames.remove(2);
+    play(&mut s, 0, &frames);
+    assert_eq!(play(&mut s, 5050, &list(&[100, 150, 200])), [Happening::Amended { string: 1 }]);
+    assert_eq!(times(s.record(1).unwrap()), [(1, 100), (2, 150), (3, 200)]);
+    assert_eq!(s.tally().warnings, 0);
+}
+
+#[test]
 fn a_string_nobody_stops_ends_after_eleven_minutes() {
     let mut s = Strings::default();
     s.hear(at(0), &start(1));
