@@ -1,5 +1,7 @@
 //! The configuration file, right and wrong in every way somebody will write it.
-use leadville_timesync::config::{Config, DEFAULT_TEXT, Network, ServerEntry, Timer, parse_span};
+use leadville_timesync::config::{
+    Config, DEFAULT_TEXT, Network, ServerEntry, Timer, nearby, parse_span,
+};
 use leadville_timesync::units::{Nanos, Ppm};
 
 fn refused(text: &str) -> String {
@@ -443,6 +445,18 @@ fn advice_is_given_about_servers_that_are_few_alike_or_smeared() {
     assert!(defaults[0].starts_with("time.google.com smears leap seconds"), "{defaults:?}");
     assert!(notes("\"a.example\", \"b.test\", \"c.invalid\"").is_empty());
     assert!(notes("\"pool.ntp.org\"").is_empty());
+}
+
+#[test]
+fn nearby_is_this_machine_and_its_own_networks_however_they_are_written() {
+    for ip in
+        ["127.0.0.1", "10.1.2.3", "169.254.1.1", "::1", "fd00::1", "fe80::1", "::ffff:192.168.4.1"]
+    {
+        assert!(nearby(ip.parse().expect("an address")), "{ip}");
+    }
+    for ip in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+        assert!(!nearby(ip.parse().expect("an address")), "{ip}");
+    }
 }
 
 #[test]

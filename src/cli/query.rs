@@ -4,7 +4,7 @@ use super::ask::pretty;
 use super::positive_span;
 use super::say::{Done, Failure, say_line};
 use super::words::{amount, at_most, sided};
-use crate::config::ServerEntry;
+use crate::config::{ServerEntry, nearby};
 use crate::engine::packet::{Exchange, Leap};
 use crate::engine::source::{Rules, ServerSpec, Source};
 use crate::os::{clock, ntp, resolve};
@@ -13,7 +13,7 @@ use crate::units::{Nanos, Reading, UtcTime};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -170,14 +170,6 @@ async fn wait_for_turn(address: SocketAddr, turns: &Turns) {
     };
     if turn > now {
         tokio::time::sleep(Duration::from_nanos((turn - now).unsigned_abs())).await;
-    }
-}
-
-/// On this machine, or on a network of one's own.
-fn nearby(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 

@@ -9,7 +9,7 @@ mod server;
 mod value;
 
 pub use error::ConfigError;
-pub use server::{Endpoint, Network, ServerEntry};
+pub use server::{Endpoint, Network, ServerEntry, nearby};
 pub use value::{parse_span, write_span};
 
 use crate::units::{Nanos, Ppm};

@@ -270,6 +270,16 @@ impl<'de> Deserialize<'de> for ServerEntry {
     }
 }
 
+/// On this machine, or on a network of one's own: every socket there is a server of its own, asked as
+/// often as is wanted. An IPv4 address written as IPv6 counts as IPv4.
+#[must_use]
+pub fn nearby(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
 impl Network {
     /// The address is one of this network's. An IPv4 address written as IPv6 counts as IPv4.
     #[must_use]

@@ -1,5 +1,5 @@
 //! Names and addresses: which address each of the engine's servers has, and when to look again.
-use crate::config::ServerEntry;
+use crate::config::{ServerEntry, nearby};
 use crate::engine::ServerId;
 use crate::engine::source::ServerSpec;
 use crate::os::resolve::{LastGood, ResolveError};
@@ -45,16 +45,8 @@ pub struct Servers {
     slots: Vec<Slot>,
 }
 
-fn nearby(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || (ip.segments()[0] & 0xfe00) == 0xfc00,
-    }
-}
-
 fn spec(entry: &ServerEntry, address: Option<SocketAddr>) -> ServerSpec {
-    let literal = entry.literal_address();
-    let nearby = literal.is_some_and(|a| nearby(a.ip()));
+    let nearby = entry.literal_address().is_some_and(|a| nearby(a.ip()));
     let operator = match address {
         // On our own network every socket is taken at its word.
         _ if nearby => entry.text().to_owned(),
