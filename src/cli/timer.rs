@@ -451,8 +451,8 @@ fn string_json(recording: &Recording, replayed: &Replayed) -> Value {
         "start_heard": replayed.start_heard, "end": end_word(string.end), "shots": shots})
 }
 
-fn end_word(end: crate::timer::string::End) -> &'static str {
-    use crate::timer::string::End;
+fn end_word(end: crate::timer::record::End) -> &'static str {
+    use crate::timer::record::End;
     match end {
         End::Open => "open",
         End::Stopped => "stopped",

@@ -315,7 +315,8 @@ mod tests {
     use super::*;
     use crate::timer::bay::Bay;
     use crate::timer::epoch::Delay;
-    use crate::timer::string::{End, Happening};
+    use crate::timer::record::End;
+    use crate::timer::string::Happening;
 
     fn second(s: i64) -> RawTime {
         RawTime::from_nanos(s * 1_000_000_000)

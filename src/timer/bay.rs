@@ -1,7 +1,8 @@
 //! One timer on its bay: its strings, each dated.
 use super::epoch::{Dating, Delay, Estimate};
 use super::frame::Centis;
-use super::string::{End, Happening, Record, ShotRecord, Strings};
+use super::record::{End, Record, ShotRecord};
+use super::string::{Happening, Strings};
 use crate::units::{Nanos, RawTime};
 
 /// A shot with its place on the raw timeline.

@@ -10,5 +10,6 @@ pub mod frame;
 pub mod interval;
 pub mod lag;
 mod posterior;
+pub mod record;
 pub mod recording;
 pub mod string;

@@ -2,7 +2,8 @@
 use super::bay::{Bay, DatedString};
 use super::epoch::Delay;
 use super::frame::{Decoded, Frame, decode, from_hex};
-use super::string::{End, Happening};
+use super::record::End;
+use super::string::Happening;
 use crate::units::{Nanos, RawTime, UtcTime};
 
 const DAY_NS: i64 = 86_400_000_000_000;
@@ -381,7 +382,7 @@ impl Told {
                 }
                 Happening::Amended { string } => self.keep(bay, *string, *begun, End::Stopped),
                 Happening::WantList { string } => {
-                    let missing = bay.strings().record(*string).map(super::string::Record::missing);
+                    let missing = bay.strings().record(*string).map(super::record::Record::missing);
                     let text = format!(
                         "string {string}: shots {:?} were not heard",
                         missing.unwrap_or_default()

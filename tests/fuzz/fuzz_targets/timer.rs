@@ -3,7 +3,7 @@
 #![no_main]
 use leadville_timesync::timer::bay::{Bay, DatedString};
 use leadville_timesync::timer::epoch::Delay;
-use leadville_timesync::timer::string::MOST_SHOTS;
+use leadville_timesync::timer::record::MOST_SHOTS;
 use leadville_timesync::timer::{frame, recording};
 use leadville_timesync::units::{Nanos, RawTime};
 use libfuzzer_sys::fuzz_target;
