@@ -823,8 +823,11 @@ impl Engine {
         let offset = estimate.truth - now.utc_minus_raw();
         let far = offset.abs() > DAY.half() && fewest < Some(2);
         if !enough || far {
+            // Whoever fell silent is asked ever less often.
             for &i in &self.selected {
-                self.sources[i].hurry(now.raw);
+                if self.sources[i].silent() == 0 {
+                    self.sources[i].hurry(now.raw);
+                }
             }
             return;
         }

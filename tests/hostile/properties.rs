@@ -1,5 +1,5 @@
 //! What holds for any servers, strangers and operators.
-use crate::bench::{MS, Plan, S};
+use crate::bench::{DAY, MS, Plan, S};
 use crate::script;
 use leadville_timesync::engine::Phase;
 use leadville_timesync::engine::select::{Interval, shared, vote};
@@ -73,7 +73,7 @@ proptest! {
     fn no_story_of_servers_strangers_and_operators_breaks_a_rule(
         bytes in prop::collection::vec(any::<u8>(), 0..120)
     ) {
-        script::play(&bytes);
+        script::play(&bytes, 2 * DAY);
     }
 }
 

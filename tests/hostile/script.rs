@@ -2,6 +2,7 @@
 //! under the eyes of a referee. Property tests make the bytes by chance, the fuzzer by looking for
 //! branches never taken.
 use crate::bench::{Bench, DAY, HOUR, MS, Plan, S, START, specs};
+use leadville_timesync::engine::byhand::{How, Word};
 use leadville_timesync::engine::packet::{Bogus, Exchange, LEN, Rejected, Why};
 use leadville_timesync::engine::{Input, ServerId};
 use leadville_timesync::units::{Nanos, RawTime, UtcTime};
@@ -27,8 +28,8 @@ const SPANS: [i64; 16] = [
     9 * 366 * DAY,
     30 * 366 * DAY,
 ];
-/// A story ends after so much, ns.
-const LONGEST: i64 = 2 * DAY;
+/// Stories are long enough with so many bytes, whoever tells them.
+const MOST_BYTES: usize = 160;
 
 /// What the story makes of one server.
 #[derive(Clone, Default)]
@@ -57,12 +58,12 @@ impl Tape<'_> {
     }
 }
 
-/// Lives through the story.
+/// Lives through the story, for `longest` ns at most.
 ///
 /// # Panics
 /// When a rule is broken.
-pub fn play(bytes: &[u8]) {
-    let _ = tell(&mut Tape(bytes));
+pub fn play(bytes: &[u8], longest: i64) {
+    let _ = tell(&mut Tape(&bytes[..bytes.len().min(MOST_BYTES)]), longest);
 }
 
 fn plan(tape: &mut Tape<'_>) -> Option<Plan> {
@@ -94,7 +95,7 @@ fn plan(tape: &mut Tape<'_>) -> Option<Plan> {
     Some(plan)
 }
 
-fn tell(tape: &mut Tape<'_>) -> Option<()> {
+fn tell(tape: &mut Tape<'_>, longest: i64) -> Option<()> {
     let plan = plan(tape)?;
     let count = plan.servers;
     let usual = Server { out: 10 * MS, home: 10 * MS, ..Server::default() };
@@ -115,13 +116,20 @@ fn tell(tape: &mut Tape<'_>) -> Option<()> {
         }
     });
     b.run(2);
-    while b.t() < LONGEST {
-        scene(tape, &mut b, &servers)?;
+    while b.t() < longest {
+        let left = (longest - b.t()) / S + 1;
+        scene(tape, &mut b, &servers, left)?;
     }
     Some(())
 }
 
-fn scene(tape: &mut Tape<'_>, b: &mut Bench, servers: &RefCell<Vec<Server>>) -> Option<()> {
+/// One thing that happens; no longer than `left` seconds.
+fn scene(
+    tape: &mut Tape<'_>,
+    b: &mut Bench,
+    servers: &RefCell<Vec<Server>>,
+    left: i64,
+) -> Option<()> {
     let (what, who) = (tape.byte()?, tape.byte()?);
     let id: ServerId = usize::from(who) % servers.borrow().len();
     let all = who & 0x80 != 0;
@@ -129,9 +137,9 @@ fn scene(tape: &mut Tape<'_>, b: &mut Bench, servers: &RefCell<Vec<Server>>) -> 
         let mut servers = servers.borrow_mut();
         if all { servers.iter_mut().for_each(change) } else { change(&mut servers[id]) }
     };
-    match what % 24 {
+    match what % 26 {
         0..4 => b.run(i64::from(who)),
-        4..8 => b.run(i64::from(who) * 16),
+        4..8 => b.run(left.min(i64::from(who) * 16)),
         8 => {
             let by = tape.span()?;
             change(&|s| s.wrong += by);
@@ -190,6 +198,14 @@ fn scene(tape: &mut Tape<'_>, b: &mut Bench, servers: &RefCell<Vec<Server>>) -> 
             2 => b.engine.retire(id),
             _ => b.engine.revive(id, RawTime::from_nanos(b.raw)),
         },
+        24 => {
+            let at = RawTime::from_nanos(b.raw);
+            let utc = UtcTime::from_nanos(b.true_utc()) + Nanos::new(tape.span()?);
+            let uncertainty = Nanos::from_secs(i64::from(who) + 1);
+            let how = if all { How::Phone } else { How::Typed };
+            b.happen(Input::ByHand(&Word { utc, at, uncertainty, how }));
+        }
+        25 => b.happen(Input::Steering(all)),
         _ => match tape.byte()? {
             0..64 => b.happen(Input::Reset),
             64..128 => b.happen(Input::Temperature(f64::from(who))),

@@ -64,6 +64,21 @@ fn a_ramp_of_fifty_ppm_of_the_only_source_never_steps() {
     assert!(b.steps.is_empty() && !b.view().verified, "{:?}", b.steps);
 }
 
+#[test]
+fn servers_that_fall_silent_before_the_first_fix_are_asked_ever_less_often() {
+    // One answer is not enough for a first fix, nor are two of servers half a day away.
+    for (servers, behind) in [(1, 0), (2, DAY)] {
+        let mut b = Plan::new(servers).behind(behind).go();
+        b.way = Box::new(|_, t, _| (t < S / 2).then_some((10 * MS, 10 * MS)));
+        b.run(3_600);
+        assert!(b.view().estimate.is_none(), "{:?}", b.view());
+        let before = b.asked.len();
+        b.run(3_600);
+        let requests = b.asked.len() - before;
+        assert!(requests <= servers * 60, "{servers} servers: {requests} requests in an hour");
+    }
+}
+
 // ── liars in a crowd ─────────────────────────────────────────────────────────────────────────
 
 #[test]

@@ -2,6 +2,7 @@
 //! even) or may not. Every answer is an answer, and nobody changes what he may not.
 #![no_main]
 use leadville_timesync::drift::AlertLimits;
+use leadville_timesync::engine::byhand::{How, RANGE};
 use leadville_timesync::state::{Answer, Asked, Request, Shared, Stamp};
 use leadville_timesync::tasks::control::{Desk, read};
 use leadville_timesync::units::{Nanos, UtcTime};
@@ -58,6 +59,12 @@ fn resync(request: &Request) -> (Answer, bool) {
         Request::Unlock(name) => {
             assert!(!name.is_empty() && name.len() <= 64, "{name:?}");
             (Answer::Refused("nobody holds it".into()), true)
+        }
+        Request::ByHand(word) => {
+            let (_, most) = RANGE;
+            assert!(word.uncertainty > Nanos::ZERO && word.uncertainty <= most, "{word:?}");
+            assert!(matches!(word.how, How::Typed | How::Phone), "{word:?}");
+            (Answer::Done, true)
         }
         Request::SyncNow | Request::Step | Request::Reset => (Answer::Done, true),
         Request::Reconfigure(_) => panic!("a client sends no configuration"),

@@ -46,9 +46,8 @@ fn start(kept: Kept) {
 fn seal(text: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::new();
     for line in text.split(|&b| b == b'\n') {
-        let sum = line.iter().fold(0x811c_9dc5_u32, |h, b| {
-            (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
-        });
+        let sum =
+            line.iter().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
         sealed.extend_from_slice(line);
         sealed.extend_from_slice(format!(" *{sum:08x}\n").as_bytes());
     }
