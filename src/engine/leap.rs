@@ -14,7 +14,7 @@ impl Engine {
     /// At a leap second every instant gets another name; no clock was wrong before or is after.
     pub(super) fn pass_leap(&mut self, now: RawTime) {
         let Some((at, by)) = self.announced.filter(|(at, _)| now >= *at) else { return };
-        self.announced = None;
+        (self.announced, self.leapt) = (None, Some((at, by)));
         self.estimator.rename(by);
         self.shared = self.shared.map(|(then, low, high)| (then, low + by, high + by));
         for s in &mut self.sources {
@@ -22,6 +22,13 @@ impl Engine {
         }
         self.leap = Leap::None;
         self.leap_seen = Some(at);
+    }
+
+    /// What an instant on the other side of a leap second has its name off by.
+    pub(super) fn named_otherwise(&self, at: RawTime) -> Nanos {
+        let due = self.announced.filter(|(leap, _)| at >= *leap);
+        let past = self.leapt.filter(|(leap, _)| at < *leap);
+        due.map_or(Nanos::ZERO, |(_, by)| by) - past.map_or(Nanos::ZERO, |(_, by)| by)
     }
 
     /// Majority of the used servers; only on the last day of June or December.

@@ -272,6 +272,8 @@ pub struct Engine {
     steer: bool,
     leap: Leap,
     announced: Option<(RawTime, Nanos)>,
+    /// The last that has passed.
+    leapt: Option<(RawTime, Nanos)>,
     leap_moment: Option<RawTime>,
     leap_seen: Option<RawTime>,
     seed: u64,
@@ -315,6 +317,7 @@ impl Engine {
             steer: settings.steer,
             leap: Leap::None,
             announced: None,
+            leapt: None,
             leap_moment: None,
             leap_seen: None,
             seed: settings.seed,
@@ -485,6 +488,7 @@ impl Engine {
             return self.by_hand_estimate(at);
         }
         let mut estimate = self.believed(at)?;
+        estimate.truth = estimate.truth + self.named_otherwise(at);
         // Agreement with a neighbour is not yet UTC.
         estimate.bound = estimate.bound + self.doubt;
         Some(estimate)

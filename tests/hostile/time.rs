@@ -390,6 +390,27 @@ fn a_leap_second_passes_without_a_step_a_slew_or_an_alarm() {
 }
 
 #[test]
+fn an_instant_before_a_leap_second_keeps_its_name_after_it() {
+    let mut b = announcing("2027-06-30T21:00:00Z", 4);
+    b.leaps = true;
+    b.spoil = Box::new(|_, t, r| {
+        if t < 3 * HOUR {
+            r[0] |= 0b01_000_000;
+        }
+    });
+    b.run(3 * 3_600 - 5);
+    let before = (RawTime::from_nanos(b.raw), b.true_utc());
+    b.run(65);
+    let after = (RawTime::from_nanos(b.raw), b.true_utc());
+    b.run(120);
+    for (raw, utc) in [before, after] {
+        let e = b.engine.estimate(raw).expect("the time is known");
+        let off = raw.as_nanos() + e.truth.get() - utc;
+        assert!(off.abs() < 5 * MS, "{off}");
+    }
+}
+
+#[test]
 fn under_a_lock_a_leap_second_is_not_armed_and_slewed_afterwards() {
     let mut b = announcing("2027-06-30T21:00:00Z", 4);
     b.leaps = true;
