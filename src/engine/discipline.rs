@@ -487,6 +487,10 @@ impl Discipline {
         if offset.abs() < Nanos::new(500) && pending == Nanos::ZERO {
             return;
         }
+        // One moment, one correction: what is under way is neither ordered nor told again.
+        if self.ledger.is_some_and(|l| l.at == now.raw && l.slew == offset) {
+            return;
+        }
         self.corrected = self.corrected + offset - pending;
         let here = now.utc_minus_raw();
         self.ledger = Some(Ledger { at: now.raw, utc_minus_raw: here, slew: offset });

@@ -339,3 +339,12 @@ fn a_frequency_is_what_the_kernel_must_be_told() {
     let f = b.engine.view(b.now()).frequency.get();
     assert!((f - 20.0).abs() < 2.0, "{f}");
 }
+
+#[test]
+fn a_correction_is_ordered_once_at_a_moment() {
+    let mut b = Bench::new(4, 80 * MS, true);
+    b.run(600);
+    let slews: Vec<i64> = b.slews.iter().copied().filter(|by| *by != 0).collect();
+    assert!(slews.len() > 2, "{slews:?}");
+    assert!(slews.windows(2).all(|pair| pair[0] != pair[1]), "{slews:?}");
+}
