@@ -404,10 +404,12 @@ fn times(out: &mut String, x: &impl Fn(i64) -> f64, span: (i64, i64), width: f64
                 _ => &iso[11..19],
             };
             let at = x(s);
+            // Some 7 pixels a sign: the last words must not run over the edge.
+            let middle = at.min(width - 2.0 - 3.6 * text.len() as f64);
             let _ = write!(
                 out,
                 "<line class=\"g\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"22\" y2=\"{:.1}\" opacity=\".6\"/>\
-                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
+                 <text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
                 bottom - 8.0,
                 bottom + 8.0
             );

@@ -32,10 +32,11 @@ const hour = iso => (iso || '').slice(11, 19);
 
 // The clock of the range, carried by this device between two looks.
 let base = null;
-setInterval(() => {
+function tick() {
   if (!base) return;
   $('clock').textContent = new Date(base.ms + performance.now() - base.at).toISOString().slice(11, 19);
-}, 200);
+}
+setInterval(tick, 200);
 
 function figure(name, value, more) {
   const box = el('div'), dd = el('dd', value);
@@ -95,6 +96,7 @@ function show(s) {
   const ms = (s.corrected_utc_ns || s.utc_ns) / 1e6;
   // Small differences are the network's; the clock must not jitter.
   if (!base || Math.abs(base.ms + performance.now() - base.at - ms) > 150) base = { ms, at: performance.now() };
+  tick();
   const hints = s.hints.slice();
   if (s.alert) hints.unshift('Alert since ' + hour(s.alert.since) + ': ' + s.alert.message + '.');
   $('hints').replaceChildren(...hints.map(h => el('li', h)));
@@ -156,7 +158,7 @@ function happened(e) {
   else if (e.message) words.push(e.message);
   else for (const key of ['name', 'source', 'level', 'why', 'what']) if (e[key]) words.push(e[key]);
   const us = e.worst_us ?? e.offset_us;
-  if (us !== undefined && us !== null) words.push(amount(us));
+  if (us !== undefined && us !== null) words.push(amount(us).replace('-', '−'));
   if (e.event === 'correction' && e.how) words.push('(' + e.how + ')');
   const li = el('li');
   li.append(el('time', hour(e.utc)), el('span', words.filter(Boolean).join(' '), bad ? 'bad-text' : ''));
