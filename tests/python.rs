@@ -1,4 +1,4 @@
-//! The Python module and the drop-in for the former system, against the running daemon.
+//! The Python module, the drop-in for the former system, MQTT and the page's server, against the running daemon.
 use std::process::Command;
 
 fn unittest(module: &str) {
@@ -31,4 +31,11 @@ fn the_drop_in_passes_the_former_systems_cases() {
 fn a_broker_gets_what_happens_whether_down_restarted_or_slow() {
     assert!(std::path::Path::new(env!("CARGO_BIN_EXE_leadville-timesync-web")).exists());
     unittest("test_mqtt");
+}
+
+#[test]
+#[cfg(feature = "web")]
+fn the_page_stands_a_crowd_and_people_who_mean_no_good() {
+    assert!(std::path::Path::new(env!("CARGO_BIN_EXE_leadville-timesync-web")).exists());
+    unittest("test_page");
 }

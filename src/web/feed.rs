@@ -3,6 +3,7 @@
 use super::client;
 use crate::cli::paint::{Tone, tone};
 use crate::state::Status;
+use hyper::body::Bytes;
 use serde_json::json;
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -21,6 +22,15 @@ const QUIET: Duration = Duration::from_secs(30);
 
 /// What is told to all.
 #[derive(Clone, Debug)]
+pub struct Told {
+    /// For programs.
+    pub news: News,
+    /// For browsers, as a server-sent event: one copy, however many look.
+    pub line: Bytes,
+}
+
+/// Of what kind, and the text.
+#[derive(Clone, Debug)]
 pub enum News {
     /// The status, as JSON with a `tone`.
     Status(Arc<str>),
@@ -30,6 +40,18 @@ pub enum News {
     Gone(Arc<str>),
 }
 
+impl From<News> for Told {
+    fn from(news: News) -> Self {
+        let (kind, data) = match &news {
+            News::Status(data) => ("status", data),
+            News::Event(data) => ("event", data),
+            News::Gone(data) => ("gone", data),
+        };
+        let line = format!("event: {kind}\ndata: {data}\n\n").into();
+        Self { news, line }
+    }
+}
+
 /// The status, or why there is none; both as JSON.
 pub type Seen = Result<Arc<str>, Arc<str>>;
 
@@ -37,10 +59,11 @@ pub type Seen = Result<Arc<str>, Arc<str>>;
 #[derive(Debug)]
 pub struct Feed {
     places: Vec<PathBuf>,
-    news: broadcast::Sender<News>,
+    news: broadcast::Sender<Told>,
     viewers: Cell<usize>,
     programs: Cell<bool>,
     asking: Cell<bool>,
+    told: Cell<u64>,
     come: Notify,
     last: Mutex<Option<(Instant, Seen)>>,
 }
@@ -49,7 +72,7 @@ pub struct Feed {
 pub struct Viewer {
     feed: Rc<Feed>,
     /// What is told.
-    pub news: broadcast::Receiver<News>,
+    pub news: broadcast::Receiver<Told>,
 }
 
 impl Drop for Viewer {
@@ -82,6 +105,7 @@ impl Feed {
             viewers: Cell::new(0),
             programs: Cell::new(false),
             asking: Cell::new(false),
+            told: Cell::new(0),
             come: Notify::new(),
             last: Mutex::new(None),
         }
@@ -102,7 +126,7 @@ impl Feed {
     }
 
     /// A program listens from now on: events at once, the status now and then.
-    pub fn listen(&self) -> broadcast::Receiver<News> {
+    pub fn listen(&self) -> broadcast::Receiver<Told> {
         self.programs.set(true);
         self.come.notify_one();
         self.news.subscribe()
@@ -142,6 +166,18 @@ impl Feed {
         seen
     }
 
+    fn tell(&self, news: News) {
+        self.told.set(self.told.get() + u64::from(matches!(news, News::Event(_))));
+        // Nobody may listen just now.
+        let _ = self.news.send(news.into());
+    }
+
+    /// How many events there were: what was drawn before the last one is old.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.told.get()
+    }
+
     fn idle(&self) -> bool {
         self.viewers.get() == 0 && !self.programs.get()
     }
@@ -149,7 +185,7 @@ impl Feed {
     async fn tell_status(&self) -> bool {
         let seen = self.status().await;
         let here = seen.is_ok();
-        let _ = self.news.send(match seen {
+        self.tell(match seen {
             Ok(status) => News::Status(status),
             Err(error) => News::Gone(error),
         });
@@ -165,7 +201,7 @@ impl Feed {
             match client::follow(&self.places).await {
                 Ok(lines) => self.while_here(lines).await,
                 Err(e) => {
-                    let _ = self.news.send(News::Gone(client::gone(&e).into()));
+                    self.tell(News::Gone(client::gone(&e).into()));
                 }
             }
             if !self.idle() {
@@ -186,10 +222,10 @@ impl Feed {
                 line = lines.next_line() => {
                     let Ok(Some(line)) = line else {
                         let closed = std::io::Error::from(std::io::ErrorKind::NotFound);
-                        let _ = self.news.send(News::Gone(client::gone(&closed).into()));
+                        self.tell(News::Gone(client::gone(&closed).into()));
                         return;
                     };
-                    let _ = self.news.send(News::Event(line.into()));
+                    self.tell(News::Event(line.into()));
                 }
                 () = self.come.notified() => {
                     if !self.tell_status().await {

@@ -6,6 +6,7 @@
 //!                              (client)  (one)  └─► mqtt
 //! ```
 pub mod client;
+pub mod crowd;
 pub mod feed;
 pub mod history;
 pub mod http;
@@ -14,7 +15,7 @@ pub mod mqtt;
 
 use crate::config::{self, Config};
 use crate::os::signals::{self, Asked, Signals};
-use crate::os::{control, notify};
+use crate::os::{control, heap, notify};
 use clap::{CommandFactory, Parser};
 use feed::Feed;
 use std::net::SocketAddr;
@@ -90,6 +91,7 @@ fn run(config: &Config, socket: Option<PathBuf>, listen: Option<SocketAddr>) -> 
         );
         return Ok(());
     }
+    heap::be_frugal();
     signals::hold().map_err(|e| format!("signals cannot be held: {e}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,7 @@
 //! What is published to a broker, if one is configured. A broker that is down, restarted or slow
 //! costs nothing but a bounded queue: of the status only the newest is kept, events wait until the
 //! broker has confirmed them, and one may come twice rather than never.
-use super::feed::{Feed, News};
+use super::feed::{Feed, News, Told};
 use crate::config::Mqtt;
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, Incoming, LastWill, MqttOptions, QoS,
@@ -234,12 +234,12 @@ fn host_number() -> u32 {
 
 async fn collect(
     feed: Rc<Feed>,
-    mut news: broadcast::Receiver<News>,
+    mut news: broadcast::Receiver<Told>,
     outbox: Rc<RefCell<Outbox>>,
     client: AsyncClient,
 ) {
     loop {
-        match news.recv().await {
+        match news.recv().await.map(|told| told.news) {
             Ok(News::Status(text) | News::Gone(text)) => {
                 outbox.borrow_mut().status(&text, Instant::now());
             }

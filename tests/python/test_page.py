@@ -1,0 +1,147 @@
+"""The page's server among people who mean no good, and in a crowd."""
+import json
+import pathlib
+import socket
+import subprocess
+import threading
+import time
+import unittest
+
+from daemon import BINARY, Simulated
+
+RELEASE = "/release/" in BINARY
+
+
+def setUpModule():
+    global real
+    real = Simulated()
+
+
+def tearDownModule():
+    real.close()
+
+
+class Page(unittest.TestCase):
+    def setUp(self):
+        self.process = subprocess.Popen([BINARY + "-web", "--socket", real.socket, "--listen", "0.0.0.0:0"],
+                                        stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self.close)
+        self.port = int(self.process.stdout.readline().rstrip("/\n").rsplit(":", 1)[1])
+        self.open = []
+
+    def close(self):
+        for s in self.open:
+            s.close()
+        self.process.terminate()
+        self.assertEqual(self.process.wait(5), 0, "it does not end when told to")
+        self.process.stdout.close()
+
+    def connect(self, source="127.0.0.1"):
+        s = socket.create_connection(("127.0.0.1", self.port), 5, (source, 0))
+        self.open.append(s)
+        return s
+
+    def get(self, path, host="127.0.0.1", source="127.0.0.1"):
+        with socket.create_connection(("127.0.0.1", self.port), 5, (source, 0)) as s:
+            s.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            said = b""
+            while part := s.recv(65536):
+                said += part
+        head, _, body = said.partition(b"\r\n\r\n")
+        return int(head.split()[1]), body
+
+    def resident(self, name="VmHWM"):
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    def side_by_side(self, path, n, times=4):
+        codes = []
+
+        def ask():
+            for _ in range(times):
+                codes.append(self.get(path)[0])
+        crowd = [threading.Thread(target=ask) for _ in range(n)]
+        for one in crowd:
+            one.start()
+        for one in crowd:
+            one.join(60)
+        return codes
+
+    def watchers(self, n, source="127.0.0.1"):
+        for _ in range(n):
+            s = self.connect(source)
+            s.sendall(b"GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            self.assertIn(b"200 OK", s.recv(200))
+
+            def drain(s=s):
+                try:
+                    while s.recv(65536):
+                        pass
+                except OSError:
+                    pass
+            threading.Thread(target=drain, daemon=True).start()
+
+    def test_a_name_of_the_wide_world_that_leads_here_is_refused(self):
+        for host in (f"127.0.0.1:{self.port}", "raspberrypi.local", "range", f"[::1]:{self.port}"):
+            self.assertEqual(self.get("/api/status", host)[0], 200, host)
+        for host in ("evil.example", f"evil.example:{self.port}", "127.0.0.1.evil.example"):
+            code, body = self.get("/api/status", host)
+            self.assertEqual((code, b"servers" in body), (421, False), host)
+
+    def test_fifty_who_want_the_chart_at_once_all_get_it_and_the_daemon_still_answers_others(self):
+        answers = []
+
+        def status():
+            for _ in range(5):
+                asked = subprocess.run([BINARY, "--socket", real.socket, "status", "--json"], capture_output=True, timeout=20)
+                answers.append(json.loads(asked.stdout)["reply"])
+        other = threading.Thread(target=status)
+        other.start()
+        codes = self.side_by_side("/chart.svg?since=7d&width=360", 50)
+        self.watchers(50)
+        codes += self.side_by_side("/chart.svg?since=7d&width=360", 12) + self.side_by_side("/api/history?since=30d", 12)
+        other.join(60)
+        self.assertEqual(set(codes), {200}, codes)
+        self.assertEqual(answers, ["status"] * 5)
+        self.assertLess(self.resident(), 6 * 1024 if RELEASE else 20 * 1024)
+
+    def test_half_a_request_keeps_nobody_else_out(self):
+        for _ in range(200):
+            try:
+                self.connect().sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 7000)
+            except OSError:
+                pass
+        for source in ("127.0.0.1", "127.0.0.2"):
+            started = time.monotonic()
+            self.assertEqual(self.get("/", source=source)[0], 200, source)
+            self.assertLess(time.monotonic() - started, 2, source)
+        self.assertLess(self.resident(), 6 * 1024 if RELEASE else 20 * 1024)
+
+    def test_who_opens_a_hundred_streams_keeps_no_other_address_out(self):
+        for _ in range(200):
+            try:
+                s = self.connect("127.0.0.3")
+                s.sendall(b"GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            except OSError:
+                pass
+        time.sleep(0.5)
+        self.assertEqual(self.get("/")[0], 200)
+        self.watchers(50)
+
+    def test_nonsense_is_answered_or_closed_and_it_lives_on(self):
+        for text in (b"\0" * 100, b"GET /../../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+                     b"GET /chart.svg?since=1h&width=-1 HTTP/1.1\r\nHost: a\r\n\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n",
+                     b"GET /chart.svg?since=99999999999999999999d HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"):
+            s = self.connect()
+            try:
+                s.sendall(text)
+                said = s.recv(65536)
+            except OSError:
+                continue
+            self.assertNotIn(b"root:", said)
+        self.assertEqual(self.get("/chart.svg?since=1h&width=4294967295")[0], 200)
+        self.assertEqual(self.get("/")[0], 200)
+
+
+if __name__ == "__main__":
+    unittest.main()
