@@ -11,6 +11,7 @@ mod properties;
 mod rules;
 mod script;
 mod server;
+mod suite;
 mod table;
 mod time;
 mod wire;
