@@ -16,7 +16,9 @@ import urllib.error
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
 from browser import Browser  # noqa: E402
+from daemon import Pretended  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARIES = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "target/debug").resolve()
@@ -131,6 +133,7 @@ def it_fits_a_phone_and_the_dark(here):
             browser.open(here.url)
             browser.until("return document.body.dataset.tone === 'good'", 40)
             browser.until("return document.querySelector('#chart svg.tc polyline')")
+            assert "--" not in browser.text("clock"), "the clock comes after the verdict"
             wide = browser.run("return document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, f"{name}: {wide} pixels too wide"
             assert browser.run("return document.querySelector('.verdict').getBoundingClientRect().bottom"
@@ -140,6 +143,34 @@ def it_fits_a_phone_and_the_dark(here):
             assert small == 0, f"{name}: {small} buttons too small for a thumb"
             assert browser.complaints() == []
             browser.picture(PICTURES / f"{name}.png")
+
+
+def names_are_words_and_never_markup(here):
+    evil = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    status = json.loads(here.command("status", "--json").stdout)
+    for server in status["servers"]:
+        server.update(name=evil, why=evil)
+    status.update(verdict=evil, hints=[evil], timers=[{"name": evil, "connected": True, "message": evil}],
+                  locks=[{"name": evil, "ends_in_s": 60.0}])
+    pretended = Pretended(status)
+    page = subprocess.Popen([BINARIES / "leadville-timesync-web", "--socket", pretended.socket, "--listen", "127.0.0.1:0"],
+                            stdout=subprocess.PIPE, text=True)
+    try:
+        with Browser() as browser:
+            browser.open(page.stdout.readline().split()[-1])
+            browser.until("return document.getElementById('verdict').innerText.includes('<img')", 10)
+            pretended.tell({"event": "lock", "name": evil, "utc": "2026-11-26T14:00:00Z"})
+            pretended.tell({"event": evil, "message": evil, "utc": evil})
+            browser.until("return document.getElementById('events').innerText.includes('held still for <img')", 10)
+            assert browser.run("return document.querySelectorAll('main img, main script').length") == 0
+            assert "owned" not in browser.run("return document.title")
+            assert browser.text("servers").count("<script>") >= len(status["servers"]), browser.text("servers")
+            assert browser.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0, "it runs over the edge"
+            browser.picture(PICTURES / "markup.png")
+    finally:
+        page.terminate()
+        page.wait(5)
+        pretended.close()
 
 
 def fifty_viewers_are_one_to_the_daemon(here):
@@ -186,7 +217,7 @@ def a_small_process(here):
 
 
 TESTS = [the_page_loads_says_the_verdict_and_needs_nothing_from_elsewhere, numbers_change_and_events_come_live,
-         it_fits_a_phone_and_the_dark, fifty_viewers_are_one_to_the_daemon, strangers_are_turned_away_politely,
+         it_fits_a_phone_and_the_dark, names_are_words_and_never_markup, fifty_viewers_are_one_to_the_daemon, strangers_are_turned_away_politely,
          a_small_process, it_says_so_when_the_daemon_stops_and_when_it_is_back]
 
 
