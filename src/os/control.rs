@@ -385,7 +385,7 @@ impl Client {
         let mut line = String::new();
         match self.stream.by_ref().take(LONGEST_REPLY as u64).read_line(&mut line) {
             Ok(0) => None,
-            Ok(_) => Some(serde_json::from_str(&line).map_err(|e| {
+            Ok(_) => Some(serde_json::from_str(&line).map(printable).map_err(|e| {
                 io::Error::new(io::ErrorKind::InvalidData, format!("not a reply: {e}"))
             })),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -395,6 +395,20 @@ impl Client {
             Err(e) => Some(Err(e)),
         }
     }
+}
+
+/// A reply in which no name, wherever it comes from, can tell a terminal what to do.
+fn printable(mut reply: Value) -> Value {
+    match &mut reply {
+        Value::String(text) if text.contains(char::is_control) => {
+            let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+            *text = text.chars().map(shown).collect();
+        }
+        Value::Array(list) => list.iter_mut().for_each(|v| *v = printable(v.take())),
+        Value::Object(fields) => fields.values_mut().for_each(|v| *v = printable(v.take())),
+        _ => {}
+    }
+    reply
 }
 
 #[cfg(test)]

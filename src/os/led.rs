@@ -25,6 +25,12 @@ impl Light {
     }
 }
 
+/// "none mmc0 [heartbeat] timer": the one in force stands in brackets.
+fn chosen(triggers: &str) -> &str {
+    let now = triggers.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    now.map_or("none", |(now, _)| now)
+}
+
 /// A light of the board, as `ACT`. Goes back to what it did before when dropped.
 #[derive(Debug)]
 pub struct Led {
@@ -49,9 +55,7 @@ impl Led {
         }
         let dir = leds.join(name);
         let triggers = fs::read_to_string(dir.join("trigger")).map_err(about)?;
-        // "none mmc0 [heartbeat] timer": the one in force stands in brackets.
-        let now = triggers.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-        let trigger_before = now.map_or("none", |(now, _)| now).to_owned();
+        let trigger_before = chosen(&triggers).to_owned();
         fs::OpenOptions::new().write(true).open(dir.join("trigger")).map_err(about)?;
         Ok(Self { dir, trigger_before, shown: None })
     }
@@ -72,8 +76,11 @@ impl Led {
                 write("brightness", brightest.as_deref().map_or("255", str::trim))?;
             }
             Some(ms) => {
-                // The files of the blinking appear with its trigger.
-                write("trigger", "timer")?;
+                // The files of the blinking appear with its trigger, and are root's until udev was
+                // there: what failed then is tried again, and the trigger must not make them anew.
+                if chosen(&fs::read_to_string(self.dir.join("trigger"))?) != "timer" {
+                    write("trigger", "timer")?;
+                }
                 write("delay_on", &ms.to_string())?;
                 write("delay_off", &ms.to_string())?;
             }
@@ -113,6 +120,24 @@ mod tests {
         assert_eq!(read("brightness"), "untouched");
         drop(led);
         assert_eq!(read("trigger"), "mmc0");
+    }
+
+    #[test]
+    fn what_udev_has_not_given_us_yet_is_tried_again_without_a_new_trigger() {
+        let leds = tempfile::tempdir().unwrap();
+        let act = leds.path().join("ACT");
+        fs::create_dir_all(act.join("delay_on")).unwrap();
+        fs::write(act.join("trigger"), "none timer [mmc0]\n").unwrap();
+        let mut led = Led::open_in(leds.path(), "ACT").unwrap();
+        assert!(led.show(Light::SlowBlink).is_err(), "the file may not be written yet");
+        let triggers = "none [timer] mmc0\n";
+        fs::write(act.join("trigger"), triggers).unwrap();
+        fs::remove_dir(act.join("delay_on")).unwrap();
+        led.show(Light::SlowBlink).unwrap();
+        assert_eq!(fs::read_to_string(act.join("trigger")).unwrap(), triggers, "chosen twice");
+        assert_eq!(fs::read_to_string(act.join("delay_on")).unwrap(), "1000");
+        drop(led);
+        assert_eq!(fs::read_to_string(act.join("trigger")).unwrap(), "mmc0");
     }
 
     #[test]

@@ -312,3 +312,11 @@ fn only_root_our_user_and_the_group_may_change_things() {
         assert!(e.to_string().contains("sudo adduser") && e.to_string().contains(GROUP), "{e}");
     });
 }
+
+#[test]
+fn no_name_tells_a_terminal_what_to_do() {
+    let said = json!({"servers": [{"name": "a\u{1b}]0;owned\u{7}\u{9b}2J"}], "error": "two\nlines", "offset_us": 1.5});
+    let shown = super::printable(said);
+    assert_eq!(shown["servers"][0]["name"], "a\u{fffd}]0;owned\u{fffd}\u{fffd}2J");
+    assert_eq!((&shown["error"], &shown["offset_us"]), (&json!("two\nlines"), &json!(1.5)));
+}
