@@ -79,7 +79,9 @@ pub struct Resync {
     last_offset: Option<Nanos>,
     last_sync: Option<UtcTime>,
     settled: bool,
-    temperature: Option<(RawTime, f64)>,
+    /// Last read, and when it is read again: at the next occasion after that.
+    temperature: Option<f64>,
+    temperature_due: RawTime,
     watchdog: Option<(Nanos, RawTime)>,
     heap_due: RawTime,
     code_due: RawTime,
@@ -165,6 +167,7 @@ impl Resync {
             last_sync: None,
             settled: false, // of this run: systemd removed its marker when the last one stopped
             temperature: None,
+            temperature_due: now.raw,
             watchdog,
             heap_due: now.raw + Nanos::from_secs(10),
             code_due: now.raw,
@@ -239,11 +242,12 @@ impl Resync {
         if trusted || self.memory.clock().is_none_or(|kept| kept < believed) {
             self.memory.tick(now.raw, believed, &self.engine, every, still);
         }
-        if self.temperature.is_none_or(|(at, _)| now.raw - at >= TEMPERATURE_EVERY)
-            && let Some(celsius) = self.world.temperature()
-        {
-            self.temperature = Some((now.raw, celsius));
-            self.feed(Input::Temperature(celsius));
+        if now.raw >= self.temperature_due {
+            self.temperature_due = now.raw + TEMPERATURE_EVERY;
+            self.temperature = self.world.temperature();
+            if let Some(celsius) = self.temperature {
+                self.feed(Input::Temperature(celsius));
+            }
         }
     }
 
@@ -369,7 +373,7 @@ impl Resync {
                             error_bound_us: bound.as_micros_f64(),
                             frequency_ppm: frequency.get(),
                             quality: Quality::of(offset.abs() + *bound),
-                            temperature_c: self.temperature.map(|(_, c)| c),
+                            temperature_c: self.temperature,
                         });
                         let server = *server;
                         self.teller.tell(now, &self.engine, &event, &self.shared);
@@ -604,7 +608,7 @@ impl Resync {
             locks: locks.collect(),
             steering: self.world.can_steer() && self.steering_why.is_none(),
             steering_why: self.steering_why.clone(),
-            temperature_c: self.temperature.map(|(_, c)| c),
+            temperature_c: self.temperature,
             sync_count: self.sync_count,
             last_offset: self.last_offset,
             last_sync: self.last_sync,
