@@ -27,6 +27,7 @@ from bench import HostClock, Wrong  # noqa: E402
 import boot  # noqa: E402,F401
 import host  # noqa: E402,F401
 import install  # noqa: E402,F401
+import pair  # noqa: E402,F401
 import programs  # noqa: E402,F401
 
 

@@ -1,0 +1,142 @@
+"""Two machines of a range without internet: each its own kernel clock, a radio between them, time by one person's word."""
+import heapq
+import os
+import random
+import select
+import socket
+import statistics
+import threading
+import time
+
+from machine import Disk, Machine, check, test
+
+WORD = -1.2                     # what the person's watch is wrong by, s
+AIR = """[Unit]
+DefaultDependencies=no
+After=systemd-networkd.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'until ip route get 10.0.2.2; do sleep 0.2; done; \\
+    ip link add air address 02:00:00:00:00:0{n} type vxlan id 7 remote 10.0.2.2 dstport {port} noudpcsum; ip addr add 192.168.4.{n}/24 dev air; ip link set air up'
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+class Air:
+    """Wi-Fi between the two, as a relay of their VXLAN datagrams: a millisecond, queues behind other traffic, losses."""
+
+    def __init__(self):
+        self.near = [self.port() for _ in range(2)]         # where the guest's datagrams come out
+        self.far = []
+        for _ in range(2):                                  # where QEMU takes what goes in
+            with self.port() as s:
+                self.far.append(s.getsockname()[1])
+        self.chance = random.Random(1)
+        self.ended = False
+        self.thread = threading.Thread(target=self.carry, daemon=True)
+        self.thread.start()
+
+    @staticmethod
+    def port():
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind(("127.0.0.1", 0))
+        return s
+
+    def vxlan(self, n):
+        return self.near[n].getsockname()[1]
+
+    def carry(self):
+        waiting = []
+        while not self.ended:
+            patience = max(0, min(0.2, waiting[0][0] - time.monotonic())) if waiting else 0.2
+            for s in select.select(self.near, [], [], patience)[0]:
+                data, n = s.recv(4096), self.near.index(s)
+                if self.chance.random() > 0.02:
+                    way = 0.001 + self.chance.expovariate(1 / 0.001)
+                    heapq.heappush(waiting, (time.monotonic() + way, id(data), n, data))
+            while waiting and waiting[0][0] <= time.monotonic():
+                _, _, n, data = heapq.heappop(waiting)
+                try:
+                    self.near[n].sendto(data, ("127.0.0.1", self.far[1 - n]))
+                except OSError:             # nobody is there at the moment
+                    pass
+
+    def close(self):
+        self.ended = True
+        self.thread.join()
+        for s in self.near:
+            s.close()
+
+
+class Pi(Machine):
+    def __init__(self, bench, air, n):
+        super().__init__(bench.deb, Disk())
+        self.air, self.n = air, n
+
+    def __exit__(self, *about):
+        super().__exit__(*about)
+        self.disk.remove()
+
+    def join(self):
+        """What goes into the air for this one is let in."""
+        self.vm.qmp("human-monitor-command", **{"command-line": f"hostfwd_add n0 udp:127.0.0.1:{self.air.far[self.n]}-:{self.air.vxlan(self.n)}"})
+
+    def prepare(self, wrong_by):
+        # Both go on from one saved state, that of the random numbers included: theirs must differ.
+        self.vm.run(["python3", "-c", f"import fcntl, os; r = os.open('/dev/urandom', os.O_RDWR); os.write(r, bytes.fromhex('{os.urandom(64).hex()}')); "
+                     "fcntl.ioctl(r, 0x5207)"], check=True)
+        self.vm.put(AIR.format(port=self.air.vxlan(self.n), n=self.n + 1).encode(), "/etc/systemd/system/air.service")
+        self.join()
+        self.run("systemctl enable --now air", timeout=60)
+        self.vm.put(f'[ntp]\nservers = [{{ address = "192.168.4.{2 - self.n}", operator = "range" }}]\nsync_interval = "16s"\n'
+                    '[serve]\nenabled = true\nlocal = true\n'.encode(), "/etc/leadville/timesync.toml")
+        self.set_clock(wrong_by)
+        self.apt("-o Dpkg::Options::=--force-confold install /root/x.deb")
+        self.run("systemctl enable leadville-timesync.socket && systemctl restart leadville-timesync", timeout=60)
+
+    def reboot(self):
+        self.run("sync")
+        self.power_cut()
+        self.boot(rtc="2010-06-01T12:00:00")
+        self.join()
+
+
+def apart(pis, within, seconds, when):
+    """Until the clocks agree; how far apart they are then (ms) and how long it took (s)."""
+    began = time.monotonic()
+    while True:
+        errors = [[p.error() for p in pis] for _ in range(5)]
+        off = statistics.median(a - b for a, b in errors)
+        took = time.monotonic() - began
+        if abs(off) < within:
+            return off, took
+        check(took < seconds, f"{when}: {off:.2f} ms apart after {took:.0f} s, {[p.status()['state'] for p in pis]}")
+        time.sleep(2)
+
+
+@test(330)
+def two_machines_without_internet_agree_on_somebodys_word_and_through_a_reboot_of_either(bench):
+    air, told = Air(), []
+    try:
+        with Pi(bench, air, 0) as leader, Pi(bench, air, 1) as follower:
+            pis = (leader, follower)
+            leader.prepare(-40)
+            follower.prepare(-75)
+            said = leader.error() / 1e3 + WORD
+            utc = leader.run(f"date -u -d @$(python3 -c 'import time; print(time.time() + {said})') +%Y-%m-%dT%H:%M:%S.%NZ").strip()
+            leader.run(f"leadville-timesync set-time {utc} --uncertainty 2s")
+            for when in ("after the word", "the follower was switched off and on", "the leader was switched off and on"):
+                if "off and on" in when:
+                    (follower if "follower" in when else leader).reboot()
+                off, took = apart(pis, 1.0, 90, when)
+                wrong = [p.error() for p in pis]
+                check(all(abs(e + 1e3 * WORD) < 400 for e in wrong), f"{when}: {wrong} ms from the truth; the word is no longer in force")
+                told.append(f"{when}: {1e3 * off:+.0f} µs apart {took:.0f} s later")
+            states = [p.status() for p in pis]
+            for status, error in zip(states, wrong):
+                check(not status["settled"] and status["error_bound_us"] >= 1e3 * abs(error), f"dishonest: {error} ms wrong and {status}")
+        return "; ".join(told)
+    finally:
+        air.close()
