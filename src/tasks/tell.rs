@@ -350,3 +350,21 @@ pub fn stamp(event: &mut Value, now: Reading) {
         object.insert("raw_ns".into(), now.raw.as_nanos().into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_per_server_and_reason_in_ten_minutes_however_often_it_happens() {
+        let mut teller = Teller::new(Nanos::from_millis(20));
+        let mut lines = [0; 3];
+        for second in 0..1_800 {
+            let now = RawTime::from_nanos(second * 1_000_000_000);
+            for (line, (id, why)) in lines.iter_mut().zip([(0, 1), (0, 2), (1, 1)]) {
+                teller.say(now, id, why, || *line += 1);
+            }
+        }
+        assert_eq!(lines, [3, 3, 3]);
+    }
+}
