@@ -512,6 +512,26 @@ mod tests {
     }
 
     #[test]
+    fn however_much_happens_the_card_is_written_once_in_five_minutes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::new(dir.path().into(), Nanos::from_secs(86_400), raw(0));
+        let mut written: Vec<i64> = Vec::new();
+        for s in 0..7_200 {
+            recorder.measured(&Measurement::default());
+            recorder.happened(&json!({"event": "lock", "name": "match", "utc": at(s)}));
+            if recorder.due(raw(s)) {
+                recorder.write(raw(s), point(s)).unwrap();
+                written.push(s);
+            }
+        }
+        assert_eq!(written.len(), 23, "{written:?}");
+        assert!(written.windows(2).all(|w| w[1] - w[0] >= 300), "{written:?}");
+        // A restart does not write either, for as long.
+        let again = Recorder::new(dir.path().into(), Nanos::from_secs(86_400), raw(7_200));
+        assert!(!again.due(raw(7_499)) && again.due(raw(7_500)));
+    }
+
+    #[test]
     fn a_link_in_place_of_a_day_is_neither_read_nor_written() {
         let dir = tempfile::tempdir().unwrap();
         let mut recorder = Recorder::new(dir.path().into(), Nanos::from_secs(86_400), raw(0));
