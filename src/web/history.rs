@@ -10,6 +10,9 @@ use std::path::PathBuf;
 /// More points than this are no use on a screen.
 pub const MOST_POINTS: usize = 720;
 
+/// Nor are more marks; the newest are shown.
+pub const MOST_MARKS: usize = 300;
+
 /// A stretch of the past.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
@@ -38,13 +41,22 @@ pub async fn of(places: &[PathBuf], since: Nanos) -> io::Result<Past> {
     let mut history = value(client::ask(places, &json!({"do": "history"})).await?)?;
     let recent: Vec<Measurement> = serde_json::from_value(history["history"].take())?;
     let known = value(client::ask(places, &json!({"do": "record"})).await?)?;
-    let mut days = Vec::new();
-    for day in known["days"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        if day >= &from.iso(0)[..10] {
-            let reply = value(client::ask(places, &json!({"do": "record", "day": day})).await?)?;
-            days.push(serde_json::from_value::<Day>(reply).unwrap_or_default());
-        }
+    let known = known["days"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let wanted: Vec<&str> = known.filter(|day| *day >= &from.iso(0)[..10]).collect();
+    let mut days: Vec<Day> = Vec::new();
+    // Newest first; of each day only what is shown stays in memory.
+    let mut room = MOST_MARKS;
+    for day in wanted.iter().rev() {
+        let reply = client::ask(places, &json!({"do": "record", "day": day})).await?;
+        let mut day = serde_json::from_str::<Day>(&reply).unwrap_or_default();
+        day.points = record::thinned(day.points, 2 * MOST_POINTS / wanted.len().min(30));
+        day.marks.drain(..day.marks.len().saturating_sub(room));
+        day.marks.shrink_to_fit();
+        day.points.shrink_to_fit();
+        room -= day.marks.len();
+        days.push(day);
     }
+    days.reverse();
     let (points, marks) = record::joined(days, &recent, from);
     Ok(Past {
         points: record::thinned(points, MOST_POINTS),

@@ -1,4 +1,5 @@
 """The page's server among people who mean no good, and in a crowd."""
+import datetime
 import json
 import pathlib
 import socket
@@ -7,7 +8,7 @@ import threading
 import time
 import unittest
 
-from daemon import BINARY, Simulated
+from daemon import BINARY, Pretended, Simulated, lt
 
 RELEASE = "/release/" in BINARY
 
@@ -21,11 +22,33 @@ def tearDownModule():
     real.close()
 
 
+class Month(Pretended):
+    """Remembers as much of thirty days as a record can hold."""
+
+    def answer(self, request, out):
+        if request["do"] not in ("history", "record"):
+            return super().answer(request, out)
+        today = datetime.datetime.fromtimestamp(self.status["utc_ns"] // 10 ** 9, datetime.timezone.utc).replace(hour=0, minute=0, second=0)
+        if "day" not in request:
+            days = [(today - datetime.timedelta(days=n)).strftime("%Y-%m-%d") for n in range(30, -1, -1)]
+            return {"v": 1, "reply": request["do"], "history": [], "days": days}
+
+        def at(seconds):
+            return f"{request['day']}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}Z"
+        point = {"offset_us": 12.5, "error_bound_us": 1500.25, "frequency_ppm": -3.25, "temperature_c": 51.2,
+                 "low_us": -100.5, "high_us": 99.1, "measurements": 4, "state": "synchronised"}
+        return {"v": 1, "reply": "record", "points": [{**point, "time": at(300 * k)} for k in range(288)],
+                "marks": [{"time": at(200 * k), "kind": "state", "text": "x" * 110} for k in range(400)], "damaged": 0}
+
+
 class Page(unittest.TestCase):
     def setUp(self):
-        self.process = subprocess.Popen([BINARY + "-web", "--socket", real.socket, "--listen", "0.0.0.0:0"],
+        self.begin(real.socket)
+        self.addCleanup(lambda: self.close())
+
+    def begin(self, where):
+        self.process = subprocess.Popen([BINARY + "-web", "--socket", where, "--listen", "0.0.0.0:0"],
                                         stdout=subprocess.PIPE, text=True)
-        self.addCleanup(self.close)
         self.port = int(self.process.stdout.readline().rstrip("/\n").rsplit(":", 1)[1])
         self.open = []
 
@@ -103,6 +126,20 @@ class Page(unittest.TestCase):
         other.join(60)
         self.assertEqual(set(codes), {200}, codes)
         self.assertEqual(answers, ["status"] * 5)
+        self.assertLess(self.resident(), 6 * 1024 if RELEASE else 20 * 1024)
+
+    def test_a_month_that_is_full_is_shown_in_little_memory(self):
+        month = Month(lt.status(real.socket))
+        self.addCleanup(month.close)
+        self.close()
+        self.begin(month.socket)
+        for path in ("/chart.svg?since=30d&width=360", "/api/history?since=30d", "/api/history?since=366d"):
+            code, body = self.get(path)
+            self.assertEqual(code, 200)
+            self.assertTrue(20_000 < len(body) < 200_000, f"{path}: {len(body)} bytes")
+        past = json.loads(body)
+        self.assertEqual(past["marks"], sorted(past["marks"], key=lambda m: m["time"]))
+        self.assertTrue(200 <= len(past["marks"]) <= 300 and past["points"][0]["time"] < past["points"][-1]["time"])
         self.assertLess(self.resident(), 6 * 1024 if RELEASE else 20 * 1024)
 
     def test_half_a_request_keeps_nobody_else_out(self):
