@@ -22,6 +22,18 @@ fn the_python_module_says_what_the_daemon_says() {
 }
 
 #[test]
+fn the_python_module_is_typed() {
+    let packages = ["-p", "leadville_timesync", "-p", "impact_bridge"];
+    let ran = Command::new("/usr/bin/mypy")
+        .args(["--strict", "--cache-dir=/dev/null"])
+        .args(packages)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/python"))
+        .output()
+        .expect("mypy is needed: tests/setup.sh installs it");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+}
+
+#[test]
 fn the_drop_in_passes_the_former_systems_cases() {
     unittest("test_former_cases");
 }

@@ -104,6 +104,18 @@ class Page(unittest.TestCase):
                     pass
             threading.Thread(target=drain, daemon=True).start()
 
+    def test_the_figures_are_open_metrics(self):
+        code, body = self.get("/metrics")
+        self.assertEqual(code, 200)
+        # Debian's Python has the parser of those who made the format.
+        read = ("import sys; from prometheus_client.openmetrics.parser import text_string_to_metric_families as read; "
+                "print(*(f'{family.name} {family.type}' for family in read(sys.stdin.read())), sep='\\n')")
+        parsed = subprocess.run(["/usr/bin/python3", "-c", read], input=body, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual(parsed.returncode, 0, parsed.stderr.decode() + body.decode())
+        families = parsed.stdout.decode().splitlines()
+        self.assertGreater(len(families), 10, families)
+        self.assertTrue(all(f.startswith("leadville_") for f in families), families)
+
     def test_a_name_of_the_wide_world_that_leads_here_is_refused(self):
         for host in (f"127.0.0.1:{self.port}", "raspberrypi.local", "range", f"[::1]:{self.port}"):
             self.assertEqual(self.get("/api/status", host)[0], 200, host)

@@ -167,12 +167,14 @@ def status(socket_path: Optional[str] = None) -> Dict[str, Any]:
 
 def sources(socket_path: Optional[str] = None) -> List[Dict[str, Any]]:
     """The servers, and what each is good for."""
-    return _ask(socket_path, "sources")["servers"]
+    servers: List[Dict[str, Any]] = _ask(socket_path, "sources")["servers"]
+    return servers
 
 
 def history(socket_path: Optional[str] = None) -> List[Dict[str, Any]]:
     """The last 100 measurements, oldest first."""
-    return _ask(socket_path, "history")["history"]
+    measured: List[Dict[str, Any]] = _ask(socket_path, "history")["history"]
+    return measured
 
 
 def stamp(monotonic_ns: Optional[int] = None, socket_path: Optional[str] = None) -> Stamp:

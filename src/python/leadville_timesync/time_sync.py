@@ -13,7 +13,7 @@ import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from . import Client, NotRunning, Refused, Stamp, TimesyncError, places, stamp, status
 from .ntp_client import NTPClient
@@ -91,7 +91,7 @@ class TimeSynchronizer:
         self._history_count = 0
         self._alerting = False
         self._corrected_ms: Optional[float] = None
-        self._dated: Optional[tuple] = None
+        self._dated: Optional[Tuple[int, Optional[int]]] = None
         self._sync_task: Optional["asyncio.Task[None]"] = None
         self._stop_requested = False
         self._on_sync_update: Optional[Callable[[TimeSyncStatus], Any]] = None
@@ -201,7 +201,8 @@ class TimeSynchronizer:
     def _utc_ns(self, monotonic_ns: int) -> Optional[int]:
         try:
             with Client(self.socket_path, timeout=0.5) as client:
-                return client.request("stamp", monotonic_ns=monotonic_ns)["utc_ns"]
+                utc_ns: Optional[int] = client.request("stamp", monotonic_ns=monotonic_ns)["utc_ns"]
+                return utc_ns
         except TimesyncError:
             return None
 
@@ -328,7 +329,7 @@ class TimeSynchronizer:
 
     def _moved(self, seen: Dict[str, Any]) -> Optional[float]:
         """By how much the clock was moved since the last look, ms; None if it was not."""
-        total = seen["correction_applied_ms"]
+        total: float = seen["correction_applied_ms"]
         before, self._corrected_ms = self._corrected_ms, total
         # Before our first look it was not our concern; a smaller sum after a restart begins anew.
         if before is None or not self.enable_correction or abs(total - before) < 1e-6:
@@ -357,7 +358,8 @@ class TimeSyncIntegration:
         """The UTC of now, with its bound, or None while it is not known. The daemon's own events of
         kind "timer" are better: they allow for the way of the frames."""
         try:
-            return await _in_thread(stamp, time.monotonic_ns(), self.time_synchronizer.socket_path)
+            dated: Stamp = await _in_thread(stamp, time.monotonic_ns(), self.time_synchronizer.socket_path)
+            return dated
         except TimesyncError as error:
             logger.debug("the event is not dated: %s", error)
             return None
