@@ -11,6 +11,7 @@ command -v ntpdig >/dev/null || need+=(ntpsec-ntpdig)
 command -v strace >/dev/null || need+=(strace)
 command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need+=(mosquitto)
 command -v mosquitto_sub >/dev/null || need+=(mosquitto-clients)
+command -v jq >/dev/null || need+=(jq)
 [ -x /usr/bin/mypy ] || need+=(mypy)
 /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || need+=(python3-prometheus-client)
 if [ ${#need[@]} -gt 0 ]; then

@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from daemon import PYTHON, Simulated, lt
+from daemon import BINARY, PYTHON, ROOT, Pretended, Simulated, lt
 from impact_bridge.time_sync import TimeSynchronizer
 
 
@@ -105,6 +105,36 @@ class Module(unittest.TestCase):
         listener.join(5)
         kinds = [event["event"] for event in seen]
         self.assertLess(kinds.index("lock"), kinds.index("unlock"))
+
+    def test_the_example_unit_plays_a_sound_at_an_alert_and_another_after_it(self):
+        unit = (ROOT / "config/examples/leadville-alert-sound.service").read_text()
+        command = unit.split("ExecStart=/bin/sh -c '")[1].split("'\n")[0].replace("\\\n", "")
+        pretended = Pretended({})
+        self.addCleanup(pretended.close)
+        with tempfile.TemporaryDirectory() as folder:
+            place = pathlib.Path(folder)
+            for name, does in (("aplay", f'echo "$2" >> {folder}/played'),
+                               ("leadville-timesync", f'exec {BINARY} --socket {pretended.socket} "$@"')):
+                (place / name).write_text(f"#!/bin/sh\n{does}\n")
+                (place / name).chmod(0o755)
+            player = subprocess.Popen(["/bin/sh", "-c", command], env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+                                      stderr=subprocess.DEVNULL, start_new_session=True)
+            try:
+                deadline = time.monotonic() + 20
+                while not pretended.subscribers:
+                    self.assertLess(time.monotonic(), deadline, "it does not listen")
+                    time.sleep(0.05)
+                for event in ("sync", "alert", "quality", "alert_cleared"):
+                    pretended.tell({"event": event})
+                played = place / "played"
+                while not played.exists() or len(played.read_text().splitlines()) < 2:
+                    self.assertLess(time.monotonic(), deadline, "no sound")
+                    time.sleep(0.05)
+                sounds = [pathlib.Path(line).name for line in played.read_text().splitlines()]
+                self.assertEqual(sounds, ["Front_Center.wav", "Rear_Center.wav"])
+            finally:
+                os.killpg(player.pid, 15)
+                player.wait(5)
 
     def test_without_a_daemon_it_is_a_sentence_with_a_hint(self):
         with self.assertRaises(lt.NotRunning) as caught:
