@@ -55,6 +55,10 @@ impl Led {
         }
         let dir = leds.join(name);
         let triggers = fs::read_to_string(dir.join("trigger")).map_err(about)?;
+        if !triggers.split_whitespace().any(|t| t.trim_matches(['[', ']']) == "timer") {
+            let why = "the kernel cannot make it blink; sudo modprobe ledtrig-timer";
+            return Err(about(io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
         let trigger_before = chosen(&triggers).to_owned();
         fs::OpenOptions::new().write(true).open(dir.join("trigger")).map_err(about)?;
         Ok(Self { dir, trigger_before, shown: None })
@@ -138,6 +142,15 @@ mod tests {
         assert_eq!(fs::read_to_string(act.join("delay_on")).unwrap(), "1000");
         drop(led);
         assert_eq!(fs::read_to_string(act.join("trigger")).unwrap(), "mmc0");
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_blink_is_named_with_what_to_do() {
+        let leds = tempfile::tempdir().unwrap();
+        fs::create_dir(leds.path().join("ACT")).unwrap();
+        fs::write(leds.path().join("ACT/trigger"), "[none] mmc0\n").unwrap();
+        let e = Led::open_in(leds.path(), "ACT").unwrap_err();
+        assert!(e.to_string().contains("ledtrig-timer"), "{e}");
     }
 
     #[test]

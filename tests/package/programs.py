@@ -1,7 +1,8 @@
 """What the package brings beside the daemon: Python, the page, time for other computers; and that each is off until asked for."""
 import json
 
-from machine import UNIT, Machine, check, test
+from bench import Wrong
+from machine import CONFIG, ROOT, UNIT, Machine, check, test
 
 PAGE = "leadville-timesync-web.service"
 SOCKET = "leadville-timesync.socket"
@@ -147,3 +148,41 @@ def time_is_served_at_port_123_by_the_socket_unit_without_a_further_right_and_on
         m.run(f"systemctl disable --now {SOCKET}")
         check(m.active() == "active", "without its socket the daemon ended")
         return f"another computer asked 192.168.77.1 and is {heard['offset_us'] / 1e3:+.1f} ms from its stratum 2; again after an upgrade; off"
+
+
+@test(150)
+def a_light_says_how_the_clock_is_under_the_hardened_service_and_goes_back_to_what_it_did(bench):
+    """A key's light of the machine's keyboard stands for the board's."""
+    light = "input0::scrolllock"
+    at = f"/sys/class/leds/{light}"
+    with Machine(bench.deb) as m:
+        def shown():
+            trigger = m.run(f"cat {at}/trigger").split("[")[1].split("]")[0]
+            if trigger == "timer":
+                return trigger, *map(int, m.run(f"cat {at}/delay_on {at}/delay_off").split())
+            return trigger, int(m.run(f"cat {at}/brightness"))
+
+        def shows(what, seconds):
+            try:
+                return m.until(lambda: shown() == what, seconds, "")
+            except Wrong:
+                raise Wrong(f"not within {seconds} s: the light shows {what}; it shows {shown()}") from None
+        m.serving.set(on=False)
+        m.vm.put((f'led = "{light}"\n' + m.configuration()).encode(), CONFIG)
+        before = shown()
+        m.apt("-o Dpkg::Options::=--force-confold install /root/x.deb")
+        for name, target in (("leadville-led.rules", "/etc/udev/rules.d/60-leadville-led.rules"),
+                             ("leadville-led.conf", f"/etc/systemd/system/{UNIT}.d/led.conf")):
+            with open(f"{ROOT}/config/examples/{name}") as f:
+                text = f.read().replace('"ACT"', f'"{light}"').replace("platform/leds", "platform/i8042")
+            m.vm.put(text.encode(), target)
+        m.run(f"udevadm control --reload && udevadm trigger -s leds && udevadm settle && systemctl daemon-reload && systemctl restart {UNIT}", timeout=60)
+        unknown = shows(("timer", 125, 125), 30)
+        m.serving.set(on=True)
+        m.settle(90)
+        verified = shows(("none", 1), 30)
+        m.serving.set(on=False)
+        carried = shows(("timer", 1000, 1000), 200)
+        m.run(f"systemctl stop {UNIT}")
+        check(shown()[0] == before[0], f"before {before}, afterwards {shown()}")
+        return f"blinks fast {unknown:.0f} s after the start, is lit {verified:.0f} s after the servers, blinks slowly {carried:.0f} s after the last; then “{before[0]}” again"
