@@ -348,8 +348,13 @@ fn the_live_view_has_small_graphs() {
     assert!(view.contains("the last 60 measurements, since 11:40 UTC"), "{view}");
     assert_eq!(watch::view(&in_sync(), &[], Paint::PLAIN), status::text(&in_sync(), Paint::PLAIN));
     let mut screen = watch::Screen::default();
-    assert!(screen.draw("a\nb\n").starts_with("\x1b[2J\x1b[Ha\x1b[K\r\n"));
-    assert!(screen.draw("a\n").starts_with("\x1b[Ha"));
+    assert!(screen.draw("a\nb\n", None).starts_with("\x1b[2J\x1b[Ha\x1b[K\r\n"));
+    assert!(screen.draw("a\n", None).starts_with("\x1b[Ha"));
+    let small = screen.draw("\x1b[31mabcdef\x1b[0m\nb\nc\nd\n", Some((4, 5)));
+    assert_eq!(
+        small, "\x1b[H\x1b[31mabcde\x1b[0m\x1b[K\r\nb\x1b[K\r\n… 2 m\x1b[K\r\n\x1b[J",
+        "cut to four rows of five"
+    );
 }
 
 // ── the program itself ───────────────────────────────────────────────────────────────────

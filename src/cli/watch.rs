@@ -6,6 +6,7 @@ use super::say::{Done, Failure, say};
 use super::status::text;
 use super::words::{amount, sided};
 use crate::os::control::Client;
+use crate::os::terminal;
 use crate::state::{Measurement, Status};
 use crate::units::Nanos;
 use clap::Args;
@@ -35,17 +36,42 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// What must be written to show `text` in place of what was shown before.
+    /// What must be written to show `text` in place of what was shown before, on a terminal of so many
+    /// rows and columns; the lowest row stays free, so that nothing scrolls.
     #[must_use]
-    pub fn draw(&mut self, text: &str) -> String {
+    pub fn draw(&mut self, text: &str, size: Option<(usize, usize)>) -> String {
+        let (rows, columns) = size.unwrap_or((usize::MAX, usize::MAX));
         let mut out = String::from(if self.drawn { HOME } else { CLEAR });
         self.drawn = true;
-        for line in text.lines() {
-            let _ = write!(out, "{line}{REST_OF_LINE}\r\n");
+        let room = rows.saturating_sub(1).max(1);
+        let all = text.lines().count();
+        let shown = if all > room { room - 1 } else { all };
+        for line in text.lines().take(shown) {
+            let _ = write!(out, "{}{REST_OF_LINE}\r\n", cut(line, columns));
+        }
+        if all > shown {
+            let more = format!("… {} more lines on a higher terminal", all - shown);
+            let _ = write!(out, "{}{REST_OF_LINE}\r\n", cut(&more, columns));
         }
         out.push_str(REST_OF_SCREEN);
         out
     }
+}
+
+/// The first `columns` characters of a line; colours take no room and are all kept.
+fn cut(line: &str, columns: usize) -> String {
+    let (mut out, mut used, mut colour) = (String::new(), 0, false);
+    for c in line.chars() {
+        colour |= c == '\x1b';
+        if colour {
+            out.push(c);
+            colour = c != 'm';
+        } else if used < columns {
+            out.push(c);
+            used += 1;
+        }
+    }
+    out
 }
 
 /// Shows the status until the user has seen enough.
@@ -72,7 +98,7 @@ pub fn follow(socket: &Path) {
 }
 
 fn show(socket: Option<&Path>, mut client: Option<Client>, above: &str, pause: Duration) -> Done {
-    let terminal = std::io::stdout().is_terminal();
+    let on_terminal = std::io::stdout().is_terminal();
     let (paint, mut screen) = (Paint::for_stdout(), Screen::default());
     let above = if above.is_empty() { String::new() } else { paint.on(Tone::Quiet, above) };
     loop {
@@ -80,7 +106,7 @@ fn show(socket: Option<&Path>, mut client: Option<Client>, above: &str, pause: D
             format!("{}\n\n{failure}\n", paint.on(Tone::Bad, "The daemon cannot be asked."))
         });
         let text = format!("{above}{text}");
-        say(&if terminal { screen.draw(&text) } else { format!("{text}\n") })?;
+        say(&if on_terminal { screen.draw(&text, terminal::size()) } else { format!("{text}\n") })?;
         std::thread::sleep(pause);
     }
 }

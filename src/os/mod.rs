@@ -13,5 +13,6 @@ pub mod resolve;
 pub mod serve;
 pub mod signals;
 pub mod store;
+pub mod terminal;
 pub mod thermal;
 pub mod wake;
