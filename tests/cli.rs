@@ -947,6 +947,7 @@ fn the_later_layout_is_taken_over_too() {
 fn nonsense_is_refused_with_line_and_column() {
     for (json, place, sentence) in [
         ("{\"amg_timer\": {\n  \"device_id\": }}", "2:16", "this is not JSON"),
+        ("", "1:1", "this is not JSON"),
         ("[]", "1:1", "this must be an object"),
         ("{\"mqtt\": {}}", "1:1", "nothing to import"),
         ("{\"amg_timer\": 7}", "1:15", "amg_timer: it must be an object"),
@@ -979,6 +980,28 @@ fn nonsense_is_refused_with_line_and_column() {
         assert!(error.contains(sentence), "{sentence}: {error}");
         assert_eq!(stdout(&output), "");
     }
+}
+
+#[test]
+fn what_is_no_text_is_refused_with_line_and_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dev_config.json");
+    std::fs::write(&file, b"{\n  \"\xc3\xa9\xff\": 1}").unwrap();
+    let output = program(Path::new("/none"), &["import-config", file.to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("dev_config.json:2:5: this is not text"), "{output:?}");
+}
+
+#[test]
+fn a_timer_of_another_vendor_is_not_taken_from_the_section_that_was_off() {
+    let (output, _) = imported(
+        r#"{"timer": {"vendor": "specialpie", "amg_labs": {"device_id": "60:09:C3:00:00:02"}}}"#,
+    );
+    assert_eq!(code(&output), 0, "{output:?}");
+    assert!(stderr(&output).contains("left:  timer.amg_labs: the vendor in use is specialpie"));
+    let config =
+        leadville_timesync::config::Config::parse(&stdout(&output), "made").expect("right");
+    assert!(config.timer.is_empty() && !config.bluetooth.enabled);
 }
 
 #[test]

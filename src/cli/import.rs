@@ -6,7 +6,7 @@ use crate::units::Nanos;
 use clap::Args;
 use serde_json::Value;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// `import-config`
@@ -35,12 +35,20 @@ pub struct Imported {
 
 pub fn import(args: &Import) -> Done {
     let name = args.file.display().to_string();
-    let text = if args.file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
+    let bytes = if args.file == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
     } else {
-        std::fs::read_to_string(&args.file)
+        std::fs::read(&args.file)
     }
     .map_err(|error| Failure::new(format!("{name} cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|&&b| b == b'\n').count() + 1;
+        let last = good.rsplit(|&b| b == b'\n').next().unwrap_or_default();
+        let column = String::from_utf8_lossy(last).chars().count() + 1;
+        Failure::new(format!("{name}:{line}:{column}: this is not text (UTF-8)"))
+    })?;
     let imported = convert(&text, &name).map_err(Failure::new)?;
     match &args.output {
         None => say(&imported.toml)?,
@@ -77,7 +85,7 @@ pub fn convert(text: &str, name: &str) -> Result<Imported, String> {
     let json: Value = serde_json::from_str(text).map_err(|error| {
         let sentence = error.to_string();
         let sentence = sentence.split(" at line ").next().unwrap_or_default();
-        format!("{name}:{}:{}: this is not JSON: {sentence}", error.line(), error.column())
+        format!("{name}:{}:{}: this is not JSON: {sentence}", error.line(), error.column().max(1))
     })?;
     let Value::Object(top) = &json else {
         return Err(format!("{name}:1:1: this must be an object {{ … }}"));
@@ -119,7 +127,13 @@ type Step = Result<(), String>;
 impl Making<'_> {
     /// `amg_timer`, `timer`, and the tables within.
     fn timer(&mut self, path: &str, value: &Value) -> Step {
+        let other = value.get("vendor").and_then(Value::as_str).filter(|v| *v != "amg_labs");
         self.table(path, value, |making, path, key, value| match key {
+            "amg_labs" if other.is_some() => {
+                let why = format!("the vendor in use is {}", other.unwrap_or_default());
+                making.left(path, &why);
+                Ok(())
+            }
             "device_id" => making.address(path, value),
             "uuid" => {
                 making.left(path, "the timer's service is known");
