@@ -20,9 +20,6 @@ const ALONE: Nanos = Nanos::from_secs(20);
 const LOST: u32 = 3;
 /// How long neighbours may still name one who has started again.
 const REBORN: Nanos = Nanos::from_secs(1_200);
-/// A neighbour that asks a server every few minutes is within this much of it: who is not, or whom it
-/// follows, carries the time on.
-const CARRIED: Nanos = Nanos::from_millis(10);
 /// Two whose words differ by no more than this factor know the same; then the name decides.
 const ALIKE: f64 = 1.1;
 
@@ -245,13 +242,12 @@ impl Engine {
         s.spec.nearby && s.last.is_some_and(|(_, r)| far(r.root_distance()))
     }
 
-    /// How far a neighbour says to be from UTC, if it carries its time on without a server, or follows
-    /// one who does: its short way makes it sharp, not right.
+    /// How far a neighbour says to be from UTC, if it carries its time on without a server:
+    /// its short way makes it sharp, not right. (Who follows one who follows it is not told.)
     fn carried(&self, id: ServerId) -> Option<Nanos> {
         let (_, reply) = self.sources[id].last?;
         let own = reply.reference_id[..2] == OWN_CLOCK && reply.stratum > 1;
-        let far = self.sources[id].spec.nearby && (own || reply.root_dispersion > CARRIED);
-        far.then_some(reply.root_dispersion)
+        (self.sources[id].spec.nearby && own).then_some(reply.root_dispersion)
     }
 
     /// What the used sources' word is worth when none of them has been confirmed by a server.
