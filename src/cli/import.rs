@@ -44,7 +44,7 @@ pub fn import(args: &Import) -> Done {
     .map_err(|error| Failure::new(format!("{name} cannot be read: {error}")))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = good.iter().filter(|&&b| b == b'\n').count() + 1;
+        let line = good.split(|&b| b == b'\n').count();
         let last = good.rsplit(|&b| b == b'\n').next().unwrap_or_default();
         let column = String::from_utf8_lossy(last).chars().count() + 1;
         Failure::new(format!("{name}:{line}:{column}: this is not text (UTF-8)"))
