@@ -205,7 +205,7 @@ impl Engine {
             return;
         }
         let past = self.settings.mark.map_or(self.settings.built, |m| m.max(self.settings.built));
-        if now.utc < past && now.utc + -jump >= past && self.steer && !self.put_back {
+        if now.utc < past && now.utc - jump >= past && self.steer && !self.put_back {
             self.put_back = true;
             self.discipline.put_back(now, -jump, &mut self.outputs);
             return;

@@ -37,18 +37,26 @@ pub fn give_back_stack() {
         let mark = 0_u8;
         let here = std::hint::black_box(&raw const mark) as usize;
         #[allow(unsafe_code, reason = "calls of the system")]
-        // SAFETY: asks for numbers. What lies 16 kB below the call that runs belongs to no call, and
+        // SAFETY: who runs here is asked by number. What lies 16 kB below the call that runs belongs to no call, and
         // on the first thread nothing else is mapped there: the kernel keeps a gap.
         unsafe {
-            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(0);
-            if page == 0 || libc::gettid() != libc::getpid() {
+            let Some(page) = page_size().filter(|_| libc::gettid() == libc::getpid()) else {
                 return;
-            }
+            };
             let end = (here - OURS) / page * page;
             let begin = end - DEEPEST / page * page;
             libc::madvise(begin as *mut _, end - begin, libc::MADV_DONTNEED);
         }
     }
+}
+
+/// Bytes of a page of memory.
+#[cfg(target_env = "gnu")]
+fn page_size() -> Option<usize> {
+    #[allow(unsafe_code, reason = "nix offers no call for it")]
+    // SAFETY: asks for a number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).ok().filter(|size| *size > 0)
 }
 
 /// Lets go of the program's code as far as it is mapped: what is needed comes back from the page
@@ -74,11 +82,7 @@ unsafe extern "C" fn unmap_code(
         let object = &*object;
         (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
     };
-    // SAFETY: asks for a number.
-    let page = match unsafe { libc::sysconf(libc::_SC_PAGESIZE) } {
-        size if size > 0 => size.cast_unsigned(),
-        _ => return 1,
-    };
+    let Some(page) = page_size().map(|page| page as u64) else { return 1 };
     for header in headers {
         let never_written = header.p_flags & (libc::PF_X | libc::PF_W) == libc::PF_X;
         if header.p_type != libc::PT_LOAD || !never_written {

@@ -79,8 +79,9 @@ pub struct Resync {
     last_offset: Option<Nanos>,
     last_sync: Option<UtcTime>,
     settled: bool,
-    /// Last read, and when it is read again: at the next occasion after that.
+    /// As it was read the last time; `None` without a thermometer.
     temperature: Option<f64>,
+    /// It is read again at the next occasion after that.
     temperature_due: RawTime,
     watchdog: Option<(Nanos, RawTime)>,
     heap_due: RawTime,

@@ -127,9 +127,10 @@ def two_machines_without_internet_agree_on_somebodys_word_and_through_a_reboot_o
             said = leader.error() / 1e3 + WORD
             utc = leader.run(f"date -u -d @$(python3 -c 'import time; print(time.time() + {said})') +%Y-%m-%dT%H:%M:%S.%NZ").strip()
             leader.run(f"leadville-timesync set-time {utc} --uncertainty 2s")
-            for when in ("after the word", "the follower was switched off and on", "the leader was switched off and on"):
-                if "off and on" in when:
-                    (follower if "follower" in when else leader).reboot()
+            for when, off_and_on in (("after the word", None), ("the follower was switched off and on", follower),
+                                     ("the leader was switched off and on", leader)):
+                if off_and_on:
+                    off_and_on.reboot()
                 off, took = apart(pis, 1.0, 90, when)
                 wrong = [p.error() for p in pis]
                 check(all(abs(e + 1e3 * WORD) < 400 for e in wrong), f"{when}: {wrong} ms from the truth; the word is no longer in force")

@@ -171,14 +171,15 @@ impl Belief {
             p[FREQUENCY][OFFSET] += warm * dt / 2.0;
             p[FREQUENCY][FREQUENCY] += warm;
         }
-        if wander.swing == 0.0 {
-            self.walk(dt, warmer, wander, wander.first()..dim);
-        } else {
+        let used = wander.first()..dim;
+        if used.start == RATE {
             let steps = (dt / (0.1 * wander.period)).ceil().min(128.0);
             let moved = Moved::over(dt / steps, wander);
             for _ in 0..steps as usize {
                 self.swing(&moved, dim);
             }
+        } else {
+            self.walk(dt, warmer, wander, used);
         }
         for s in HEAD..dim {
             self.cov[s][s] += base_walk[s - HEAD] * dt;

@@ -51,6 +51,12 @@ pub(in crate::engine) struct Lineage {
     pub reference_id: [u8; 4],
 }
 
+/// Whether a reply names no server: the clock of who answers is the reference. Stratum 1 under such a
+/// name is a server that has been told to be one.
+fn by_its_own_clock(reply: &Reply) -> bool {
+    reply.reference_id[..2] == OWN_CLOCK && reply.stratum > 1
+}
+
 impl Engine {
     /// Offer a time that no server has confirmed, too.
     pub fn serve_local(&mut self, yes: bool) {
@@ -163,9 +169,7 @@ impl Engine {
     /// Whether a source is a neighbour whose timeline is its own: nobody further up is followed.
     pub(in crate::engine) fn leads_the_range(&self, id: ServerId) -> bool {
         let s = &self.sources[id];
-        // (Stratum 1 under such a name is a server that has been told to be one.)
-        let own = s.last.is_some_and(|(_, r)| r.reference_id[..2] == OWN_CLOCK && r.stratum > 1);
-        s.spec.nearby && (own || self.is_local(id))
+        s.spec.nearby && (s.last.is_some_and(|(_, r)| by_its_own_clock(&r)) || self.is_local(id))
     }
 
     /// A time that no server has confirmed is taken only by who has nothing better.
@@ -246,8 +250,8 @@ impl Engine {
     /// its short way makes it sharp, not right. (Who follows one who follows it is not told.)
     fn carried(&self, id: ServerId) -> Option<Nanos> {
         let (_, reply) = self.sources[id].last?;
-        let own = reply.reference_id[..2] == OWN_CLOCK && reply.stratum > 1;
-        (self.sources[id].spec.nearby && own).then_some(reply.root_dispersion)
+        let carried = self.sources[id].spec.nearby && by_its_own_clock(&reply);
+        carried.then_some(reply.root_dispersion)
     }
 
     /// What the used sources' word is worth when none of them has been confirmed by a server.
@@ -263,8 +267,8 @@ impl Engine {
         let passive = |&&i: &&ServerId| self.sources[i].spec.passive;
         let beside = self.selected.iter().filter(passive).filter_map(distance).min();
         let beside = beside.filter(|_| self.selected.iter().all(|i| passive(&i)));
-        let carried: Option<Vec<Nanos>> = self.selected.iter().map(|&i| self.carried(i)).collect();
-        let carried = carried.and_then(|all| all.into_iter().min());
+        // None is least: one that is not carried is enough.
+        let carried = self.selected.iter().map(|&i| self.carried(i)).min().flatten();
         self.doubt = self.unconfirmed.or(beside).or(carried).unwrap_or(Nanos::ZERO);
     }
 
