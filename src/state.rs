@@ -4,7 +4,7 @@
 use crate::config::Config;
 use crate::drift::{Alarm, AlertLimits, History};
 use crate::engine::View;
-use crate::engine::byhand::Word;
+use crate::engine::byhand::{Effect, Word};
 use crate::units::{Nanos, RawTime, Reading, UtcTime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -188,6 +188,9 @@ pub struct Status {
     pub verified: bool,
     /// First synchronisation of this boot is done.
     pub settled: bool,
+    /// What people say the time is would be taken: no server has said it since the start.
+    #[serde(default)]
+    pub takes_word: bool,
     /// Grade of |offset| + bound.
     pub quality: Quality,
     /// The kernel clock is being corrected.
@@ -409,6 +412,8 @@ pub enum Request {
     Step,
     /// Somebody says what time it is.
     ByHand(Word),
+    /// What would come of that.
+    Weigh(Word),
     /// Forget history and sums.
     Reset,
     /// A new configuration.
@@ -422,6 +427,8 @@ pub enum Answer {
     Done,
     /// Dated; `None` while the time is not known.
     Stamp(Option<Stamp>),
+    /// What would be done.
+    Weighed(Effect),
     /// Not done, and why.
     Refused(String),
 }

@@ -1,6 +1,7 @@
 //! What people read and scripts rely on: words, exit codes, JSON.
 use leadville_timesync::cli::paint::Paint;
 use leadville_timesync::cli::{status, watch, words};
+use leadville_timesync::os::control::Client;
 use leadville_timesync::state::{
     AlertStatus, HoldoverStatus, LockStatus, Measurement, Moment, Quality, Role, ServerStatus,
     Status, SyncPhase,
@@ -761,6 +762,16 @@ fn on_a_range_without_internet_people_set_the_time_and_it_is_dated_by_it() {
     let output = program(&socket, &["set-time", "2019-11-22T09:00:05Z"]);
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("that cannot be"), "{}", stderr(&output));
+    let only_try =
+        json!({"do": "set-time", "utc": "2027-05-01T09:00:00Z", "how": "phone", "try": true});
+    let weighed =
+        Client::connect(std::slice::from_ref(&socket)).unwrap().request(&only_try).unwrap();
+    assert_eq!((&weighed["reply"], &weighed["moves"]), (&json!("weighed"), &json!(true)));
+    let words = weighed["message"].as_str().unwrap();
+    assert!(words.starts_with("The clock would be set forward by "), "{words}");
+    assert!(words.ends_with("and be right within 2.0 s, until a server says better."), "{words}");
+    let status = until(&socket, "nothing was done", |s| s["takes_word"] == true);
+    assert!(status["by_hand"].is_null() && status["steps"] == 0, "{status}");
     let output = program(&socket, &["set-time", "2027-05-01T09:00:00Z", "--uncertainty", "2s"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(
@@ -792,7 +803,7 @@ fn servers_that_were_heard_are_not_overruled_by_a_word() {
         .expect("the daemon starts");
     let _daemon = Simulated(child);
     let status = until(&socket, "it synchronises", |s| s["state"] == "synchronised");
-    assert!(status["by_hand"].is_null());
+    assert!(status["by_hand"].is_null() && status["takes_word"] == false);
     let output = program(&socket, &["set-time", "2027-05-01T09:00:00Z"]);
     assert_eq!(code(&output), 1);
     assert!(stderr(&output).contains("gives way to them"), "{}", stderr(&output));

@@ -57,6 +57,10 @@ fn one_command_puts_the_page_on_the_ranges_network_and_one_takes_it_off() {
     let last = format!("--quiet restart --no-block {unit}\n");
     assert!(pi.read("told").ends_with(&last), "{}", pi.read("told"));
 
+    assert!(!pi.read("etc/timesync-web.env").contains("PHONE"), "off unless it is asked for");
+    assert!(pi.web(&["enable", "--phone-time"]).status.success());
+    assert!(pi.read("etc/timesync-web.env").ends_with("\nLEADVILLE_WEB_PHONE_TIME=yes\n"));
+
     assert!(pi.web(&["disable"]).status.success());
     assert_eq!(pi.read("etc/timesync-web.env"), "");
     assert!(pi.read("told").ends_with(&format!("--quiet disable --now {unit}\n")));

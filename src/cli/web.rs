@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// The unit of the page.
 const UNIT: &str = "leadville-timesync-web.service";
-/// Read by the unit: one line, where the page is.
+/// Read by the unit: where the page is, and whether it takes a phone's time.
 const FILE: &str = "/etc/leadville/timesync-web.env";
 /// The page's port when none is named.
 const PORT: u16 = 8460;
@@ -36,6 +36,9 @@ struct Enable {
     /// The port
     #[arg(long, default_value_t = PORT, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// Whoever sees the page may start the time with a phone's, while no server has said it
+    #[arg(long)]
+    phone_time: bool,
     #[command(flatten)]
     file: File,
 }
@@ -61,8 +64,10 @@ fn enable(args: &Enable) -> Done {
         return Err(Failure::new(format!("port {} is not for ordinary programs", args.port))
             .hint(format!("leave --port out: the page is at port {PORT} then")));
     }
-    let text =
-        format!("# Written by `leadville-timesync web enable`.\nLEADVILLE_WEB_LISTEN={at}\n");
+    let phone = if args.phone_time { "LEADVILLE_WEB_PHONE_TIME=yes\n" } else { "" };
+    let text = format!(
+        "# Written by `leadville-timesync web enable`.\nLEADVILLE_WEB_LISTEN={at}\n{phone}"
+    );
     written(&args.file.file, |path| {
         std::fs::create_dir_all(path.parent().unwrap_or(path))?;
         std::fs::write(path, text)

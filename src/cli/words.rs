@@ -1,4 +1,5 @@
 //! The state in words: the verdict, and figures as people read them. Pure.
+use crate::engine::byhand::Effect;
 use crate::state::{ByHandStatus, Quality, Role, Status, SyncPhase};
 use crate::units::{Nanos, UtcTime};
 use serde_json::Value;
@@ -49,6 +50,28 @@ fn by_hand(status: &Status, said: &ByHandStatus) -> String {
         "no server has confirmed it"
     };
     format!("Time {how} at {}; {within}, {servers}", clock(&said.since))
+}
+
+/// What somebody's word would do, as a person is asked whether to do it.
+#[must_use]
+pub fn effect(effect: &Effect) -> String {
+    let us = effect.offset.as_micros_f64();
+    let (by, within) = (amount(us.abs()), at_most(effect.bound.as_micros_f64()));
+    let until = format!("within {within}, until a server says better");
+    if effect.settled {
+        return format!(
+            "The clock was synchronised since the boot and stays as it is, {} by this; it would \
+             count as right {until}.",
+            sided(us)
+        );
+    }
+    let way = if us < 0.0 { "back" } else { "forward" };
+    let what = if effect.moves {
+        "The clock would be set"
+    } else {
+        "The clock itself is only watched; what it is corrected to would go"
+    };
+    format!("{what} {way} by {by} and be right {until}.")
 }
 
 fn holdover(status: &Status) -> String {

@@ -127,6 +127,12 @@ impl Config {
                 "The page is open to every network this computer is in ([web] listen).".into(),
             );
         }
+        if self.web.phone_time && !self.web.listen.ip().is_loopback() {
+            notes.push(
+                "Whoever reaches the page may start the time with a phone's ([web] phone_time)."
+                    .into(),
+            );
+        }
         notes
     }
 

@@ -368,6 +368,8 @@ pub struct Web {
     pub enabled: bool,
     /// Address and port.
     pub listen: std::net::SocketAddr,
+    /// Whoever sees the page may start the timeline with the phone's time, while no server has.
+    pub phone_time: bool,
 }
 
 /// `[mqtt]`: publishing to a broker.
@@ -528,7 +530,11 @@ impl Default for Serve {
 
 impl Default for Web {
     fn default() -> Self {
-        Self { enabled: false, listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8460)) }
+        Self {
+            enabled: false,
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 8460)),
+            phone_time: false,
+        }
     }
 }
 

@@ -67,6 +67,19 @@ impl Word {
     }
 }
 
+/// What comes of a word that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// True − ours, if the word is true.
+    pub offset: Nanos,
+    /// Give or take.
+    pub bound: Nanos,
+    /// The clock is set; else only the timeline knows, and the clock stays as it is.
+    pub moves: bool,
+    /// It stays because it was synchronised since the boot.
+    pub settled: bool,
+}
+
 /// A timeline that began with somebody's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ByHand {
@@ -174,22 +187,25 @@ impl Engine {
         Ok(())
     }
 
+    /// What would come of a word that is not refused.
+    #[must_use]
+    pub fn effect(&self, now: Reading, word: &Word) -> Effect {
+        let (offset, settled) = (word.offset(now), self.discipline.settled);
+        // A settled clock is kept as it is; the word says how far off it can be.
+        let bound = word.uncertainty + if settled { offset.abs() } else { Nanos::ZERO };
+        Effect { offset, bound, moves: self.steer && !settled, settled }
+    }
+
     /// Takes somebody's word as the start of the timeline; the last word counts.
     pub(super) fn take_word(&mut self, now: Reading, word: &Word) {
         if self.weigh(now, word).is_err() {
             return;
         }
-        let offset = word.offset(now);
-        let settled = self.discipline.settled;
-        let (truth, bound) = if settled {
-            // A settled clock is kept as it is; the word says how far off it can be.
-            (now.utc_minus_raw(), word.uncertainty + offset.abs())
-        } else {
-            (word.utc.minus_raw(word.at), word.uncertainty)
-        };
+        let Effect { offset, bound, moves, settled } = self.effect(now, word);
+        let truth = if settled { now.utc_minus_raw() } else { word.utc.minus_raw(word.at) };
         self.by_hand = Some(ByHand { at: word.at, truth, bound, how: word.how });
         self.tell(Event::ByHand { how: word.how, offset, bound });
-        if self.steer && !settled {
+        if moves {
             self.discipline.set_by_hand(now, offset, &mut self.outputs);
         }
         self.enter(Phase::Holdover, Some(format!("the time was {}", word.how.words())));

@@ -234,6 +234,8 @@ pub struct View {
     pub fixed_for: Option<Nanos>,
     /// Somebody's word that carries the timeline, until servers are heard.
     pub by_hand: Option<ByHand>,
+    /// What people say would be taken: no server has said anything since the start.
+    pub takes_word: bool,
 }
 
 /// The whole of the daemon's judgement on the clock.
@@ -531,6 +533,7 @@ impl Engine {
             steps: self.discipline.steps,
             fixed_for: self.fixed_at.map(|t| now.raw - t),
             by_hand: self.by_hand(),
+            takes_word: !self.fixed(),
         }
     }
 

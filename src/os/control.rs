@@ -30,6 +30,8 @@ const SLOWEST_READER: Duration = Duration::from_millis(500);
 const SLOWEST_WRITER: Duration = Duration::from_secs(10);
 /// The group whose members may change things.
 pub const GROUP: &str = "leadville";
+/// The page's user. It opens the socket as the group's members do, and may do less.
+pub const PAGE_USER: &str = "leadville-timesync-web";
 
 /// Where the socket of the system's daemon is.
 pub const SYSTEM_SOCKET: &str = "/run/leadville/timesync.sock";
@@ -65,7 +67,7 @@ pub struct Listener {
     path: PathBuf,
     /// Device and number of the socket file, to remove only our own.
     inode: (u64, u64),
-    may_change: MayChange,
+    rule: Rule,
     clients: Arc<()>,
 }
 
@@ -83,9 +85,10 @@ impl Listener {
         let found = fs::symlink_metadata(path)?;
         let socket = UnixListener::from_std(listener)?;
         let gid = group.and_then(gid_of).map(Gid::as_raw);
-        let may_change = MayChange { uid: nix::unistd::geteuid().as_raw(), gid };
+        let page = User::from_name(PAGE_USER).ok().flatten().map(|user| user.uid.as_raw());
+        let rule = Rule { uid: nix::unistd::geteuid().as_raw(), gid, page };
         let (path, inode) = (path.to_owned(), (found.dev(), found.ino()));
-        Ok((Self { socket, path, inode, may_change, clients: Arc::new(()) }, note))
+        Ok((Self { socket, path, inode, rule, clients: Arc::new(()) }, note))
     }
 
     /// Where it listens.
@@ -109,7 +112,7 @@ impl Listener {
                 let _ = stream.try_write(refusal);
                 continue;
             }
-            let Some(peer) = Peer::of(&stream, self.may_change) else { continue };
+            let Some(peer) = Peer::of(&stream, self.rule) else { continue };
             return Connection {
                 stream,
                 peer,
@@ -191,11 +194,38 @@ fn gid_of(group: &str) -> Option<Gid> {
     Group::from_name(group).ok().flatten().map(|g| g.gid)
 }
 
-/// Who may change things: root, our own user, one group.
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Ask.
+    Ask,
+    /// Ask, and pass on what time a phone shows.
+    Phone,
+    /// Everything.
+    All,
+}
+
+/// Who may change things: root, our own user, one group; but of its members the page's user may
+/// do no more than the page needs.
 #[derive(Clone, Copy, Debug)]
-struct MayChange {
+struct Rule {
     uid: u32,
     gid: Option<u32>,
+    page: Option<u32>,
+}
+
+impl Rule {
+    fn rights(self, uid: u32, member: impl Fn(u32) -> bool) -> Rights {
+        if uid == 0 || uid == self.uid {
+            Rights::All
+        } else if self.page == Some(uid) {
+            Rights::Phone
+        } else if self.gid.is_some_and(member) {
+            Rights::All
+        } else {
+            Rights::Ask
+        }
+    }
 }
 
 /// Who is at the other end.
@@ -207,17 +237,17 @@ pub struct Peer {
     pub gid: u32,
     /// Process; 0 when it is not of our world.
     pub pid: i32,
-    /// Whether it may do more than ask.
-    pub may_change: bool,
+    /// What it may do.
+    pub rights: Rights,
 }
 
 impl Peer {
-    fn of(stream: &UnixStream, rule: MayChange) -> Option<Self> {
+    fn of(stream: &UnixStream, rule: Rule) -> Option<Self> {
         let who = stream.peer_cred().ok()?;
         let (uid, gid) = (who.uid(), who.gid());
         let member = |group| group == gid || groups_of(stream).contains(&group);
-        let may_change = uid == 0 || uid == rule.uid || rule.gid.is_some_and(member);
-        Some(Self { uid, gid, pid: who.pid().unwrap_or(0), may_change })
+        let rights = rule.rights(uid, member);
+        Some(Self { uid, gid, pid: who.pid().unwrap_or(0), rights })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The control socket: one JSON object per line each way. Nothing a client does disturbs the clock.
 use crate::engine::Phase;
 use crate::engine::byhand::{How, Word};
-use crate::os::control::{Connection, Listener};
+use crate::os::control::{Connection, Listener, Rights};
 use crate::os::{clock, heap};
 use crate::state::{
     AlertStatus, Answer, ByHandStatus, HoldoverStatus, PROTOCOL, Quality, Request, Shared, Status,
@@ -84,7 +84,7 @@ async fn serve(mut connection: Connection, desk: Desk) {
             }
             return;
         }
-        let answer = desk.answer(&request, connection.peer().may_change).await;
+        let answer = desk.answer(&request, connection.peer().rights).await;
         if send(&mut connection, &answer).await.is_err() {
             return;
         }
@@ -169,7 +169,7 @@ fn name_of(request: &Map<String, Value>, default: &str) -> Result<String, Value>
 
 impl Desk {
     /// Answers one request.
-    pub async fn answer(&self, request: &Map<String, Value>, may_change: bool) -> Value {
+    pub async fn answer(&self, request: &Map<String, Value>, rights: Rights) -> Value {
         let Some(verb) = request.get("do").and_then(Value::as_str) else {
             return refusal("the request does not say what to do", Some("{\"do\":\"status\"}"));
         };
@@ -213,7 +213,11 @@ impl Desk {
                         reset, set-time, timer-events, timer-scan, timer-send, timer-calibrate";
             return refusal(&format!("unknown request \"{verb}\""), Some(hint));
         }
-        if !may_change {
+        let from_phone = || verb == "set-time" && request.get("how") == Some(&json!("phone"));
+        if rights == Rights::Phone && !from_phone() {
+            return refusal("the page may pass on what time a phone shows, and nothing else", None);
+        }
+        if rights == Rights::Ask {
             return refusal(
                 "only root and the group leadville may do that",
                 Some("sudo usermod -aG leadville $USER, then log in again"),
@@ -295,7 +299,8 @@ impl Desk {
     }
 
     /// Somebody's word: `utc` and `uncertainty_s`; `how` is `set-time` or `phone`; with
-    /// `monotonic_ns` the word is of that instant, else of now.
+    /// `monotonic_ns` the word is of that instant, else of now. With `try` nothing is done: the
+    /// answer says what would be.
     async fn set_time(&self, request: &Map<String, Value>) -> Value {
         let Some(utc) = request.get("utc").and_then(Value::as_str).and_then(UtcTime::from_iso)
         else {
@@ -326,10 +331,19 @@ impl Desk {
                 }
             }
         };
+        let only_try = match request.get("try") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(yes)) => *yes,
+            Some(_) => return refusal("try is true or false", None),
+        };
         let uncertainty = Nanos::from_secs_f64(uncertainty);
         let word = Word { utc, at: RawTime::from_nanos(at), uncertainty, how };
-        match self.shared.ask(Request::ByHand(word)).await {
+        let request = if only_try { Request::Weigh(word) } else { Request::ByHand(word) };
+        match self.shared.ask(request).await {
             Answer::Refused(why) => refusal(&why, None),
+            Answer::Weighed(effect) => json!({"v": PROTOCOL, "reply": "weighed",
+                "offset_us": effect.offset.as_micros_f64(), "bound_us": effect.bound.as_micros_f64(),
+                "moves": effect.moves, "message": crate::cli::words::effect(&effect)}),
             _ => done(format!(
                 "the time is {}, within {}, until a server says better",
                 how.words(),
@@ -402,6 +416,7 @@ impl Desk {
                 status.state = phase(view.phase);
                 status.verified = view.verified && view.phase == Phase::Synchronised;
                 status.settled = view.settled;
+                status.takes_word = view.takes_word;
                 status.quality = quality;
                 status.sync_quality = quality;
                 status.ntp_quality = bound.map_or(Quality::Unknown, Quality::of);

@@ -515,6 +515,10 @@ impl Resync {
                 }
                 Err(why) => Answer::Refused(why),
             },
+            Request::Weigh(word) => match self.engine.weigh(now, &word) {
+                Ok(()) => Answer::Weighed(self.engine.effect(now, &word)),
+                Err(why) => Answer::Refused(why),
+            },
             Request::Reset => {
                 self.shared.forget_history();
                 self.feed(Input::Reset);

@@ -1,7 +1,8 @@
-//! What browsers and scrapers ask for. Only GET; every connection is bounded in time and number.
+//! What browsers and scrapers ask for. Only GET, but for a phone's time; every connection is bounded
+//! in time and number.
 use super::crowd::{Crowd, Guest};
 use super::feed::{self, Feed, Seen, Viewer};
-use super::{client, history, metrics};
+use super::{client, history, metrics, phone};
 use crate::cli::svg;
 use crate::config::parse_span;
 use crate::os::heap;
@@ -39,9 +40,10 @@ const LOST: Duration = Duration::from_secs(30);
 const STILL_HERE: Duration = Duration::from_secs(15);
 
 /// Serves for ever.
-pub async fn serve(listener: TcpListener, feed: Rc<Feed>) {
+pub async fn serve(listener: TcpListener, feed: Rc<Feed>, phone: Option<phone::Desk>) {
     let crowd = Rc::new(Crowd::default());
     let drawings = Rc::new(Drawings::default());
+    let phone = Rc::new(phone);
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             // No descriptors left, most likely.
@@ -54,12 +56,21 @@ pub async fn serve(listener: TcpListener, feed: Rc<Feed>) {
             nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::TcpUserTimeout, &lost);
         let _ = stream.set_nodelay(true);
         let (feed, drawings) = (Rc::clone(&feed), Rc::clone(&drawings));
+        let phone = Rc::clone(&phone);
         tokio::task::spawn_local(async move {
             let guest = &guest;
             let answer = service_fn(|request| {
                 guest.answered();
                 let (feed, drawings) = (Rc::clone(&feed), Rc::clone(&drawings));
-                async move { Ok::<_, Infallible>(answer(&request, &feed, &drawings, guest).await) }
+                let phone = Rc::clone(&phone);
+                async move {
+                    let desk = (*phone).as_ref();
+                    let reply = match desk.filter(|_| request.method() == Method::POST) {
+                        Some(desk) => desk.post(request, &feed, from.ip()).await,
+                        None => answer(&request, &feed, &drawings, desk, guest).await,
+                    };
+                    Ok::<_, Infallible>(reply)
+                }
             });
             let served = http1::Builder::new()
                 .timer(Clock)
@@ -80,20 +91,28 @@ async fn answer(
     request: &Request<Incoming>,
     feed: &Rc<Feed>,
     drawings: &Drawings,
+    phone: Option<&phone::Desk>,
     guest: &Guest,
 ) -> Response<Body> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return whole(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n");
     }
-    let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"));
-    if !host.is_none_or(is_ours) {
+    if !host_of(request).is_none_or(is_ours) {
         let sentence = "this page answers to its address and to local names only\n";
         return whole(StatusCode::MISDIRECTED_REQUEST, "text/plain", sentence);
     }
     let query = request.uri().query().unwrap_or_default();
     let ok = StatusCode::OK;
     match request.uri().path() {
-        "/" | "/index.html" => whole(ok, "text/html; charset=utf-8", PAGE),
+        "/" | "/index.html" => whole(
+            ok,
+            "text/html; charset=utf-8",
+            match phone {
+                Some(_) => PAGE.replacen("<body ", "<body data-phone ", 1).into(),
+                None => Bytes::from_static(PAGE.as_bytes()),
+            },
+        ),
+        "/api/clock" if phone.is_some() => whole(ok, "application/json", phone::stamp()),
         "/page.css" => whole(ok, "text/css; charset=utf-8", LOOKS),
         "/page.js" => whole(ok, "text/javascript; charset=utf-8", SCRIPT),
         "/api/status" => json_of(feed.status().await),
@@ -113,9 +132,14 @@ async fn answer(
     }
 }
 
+/// Whom a browser thinks to ask.
+pub(super) fn host_of(request: &Request<Incoming>) -> Option<&str> {
+    request.headers().get(HOST).map(|host| host.to_str().unwrap_or("?"))
+}
+
 /// Whether a browser that asks for `host` means this computer. A page from elsewhere may have its own
 /// name lead here, and would then read ours: names of the wide world are not ours.
-fn is_ours(host: &str) -> bool {
+pub(super) fn is_ours(host: &str) -> bool {
     const LOCAL: [&str; 7] =
         [".local", ".localhost", ".lan", ".home", ".internal", ".home.arpa", ".localdomain"];
     let name = match host.strip_prefix('[') {
@@ -214,7 +238,11 @@ fn response(status: StatusCode, kind: &'static str, body: Body) -> Response<Body
     response
 }
 
-fn whole(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn whole(
+    status: StatusCode,
+    kind: &'static str,
+    text: impl Into<Bytes>,
+) -> Response<Body> {
     response(status, kind, Body::Whole(Some(text.into())))
 }
 

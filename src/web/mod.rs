@@ -12,6 +12,7 @@ pub mod history;
 pub mod http;
 pub mod metrics;
 pub mod mqtt;
+pub mod phone;
 
 use crate::config::{self, Config};
 use crate::os::signals::{self, Asked, Signals};
@@ -37,6 +38,10 @@ struct Options {
     /// Serve the page here, whatever the configuration says [environment: LEADVILLE_WEB_LISTEN]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Offer to start the time with a phone's, as `phone_time` under [web]
+    /// [environment: LEADVILLE_WEB_PHONE_TIME=yes]
+    #[arg(long)]
+    phone_time: bool,
 }
 
 /// The command line, for the manual.
@@ -65,10 +70,12 @@ type Prepared = (Config, Option<PathBuf>, Option<SocketAddr>);
 fn prepare(options: Options) -> Result<Prepared, String> {
     let default = PathBuf::from(config::DEFAULT_PATH);
     let file = options.config.or_else(|| default.exists().then_some(default));
-    let config = match file {
+    let mut config = match file {
         Some(file) => Config::load(&file).map_err(|e| e.to_string())?,
         None => Config::default(),
     };
+    config.web.phone_time |= options.phone_time
+        || std::env::var("LEADVILLE_WEB_PHONE_TIME").is_ok_and(|word| word == "yes");
     let named = match std::env::var("LEADVILLE_WEB_LISTEN") {
         Ok(text) if !text.is_empty() => {
             let wrong =
@@ -107,7 +114,8 @@ fn run(config: &Config, socket: Option<PathBuf>, listen: Option<SocketAddr>) -> 
             // A port of 0 is chosen by the kernel; tests read it here.
             let at = listener.local_addr().map_err(|e| e.to_string())?;
             println!("the page is at http://{at}/");
-            tokio::task::spawn_local(http::serve(listener, Rc::clone(&feed)));
+            let desk = config.web.phone_time.then(phone::Desk::default);
+            tokio::task::spawn_local(http::serve(listener, Rc::clone(&feed), desk));
         }
         if config.mqtt.enabled {
             mqtt::start(&config.mqtt, &feed)?;

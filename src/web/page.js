@@ -86,6 +86,85 @@ function part(id, list, make) {
   if (box) box.hidden = list.length === 0;
 }
 
+// This phone's time, where no server has said any: measured, weighed by the daemon, and taken only
+// after a yes.
+const EXCHANGES = 12, FRESH_MS = 45000;
+const POSSIBLE = 'phone' in document.body.dataset;
+let offer = null, busy = false;
+
+function phoneSays(words, ask) {
+  $('phone-words').textContent = words;
+  $('phone-ask').textContent = ask || 'Measure again';
+  $('phone-ask').disabled = busy;
+  $('phone-ask').hidden = !!offer;
+  $('phone-yes').hidden = $('phone-no').hidden = !offer;
+}
+function phoneRests() {
+  offer = null;
+  phoneSays('The clock of this phone can start the range\'s. It is worth some two seconds, and gives way to any server.',
+    'Use this phone\'s time');
+}
+function phoneShown(possible) {
+  if (!POSSIBLE || possible === !$('phone').hidden) return;
+  $('phone').hidden = !possible;
+  phoneRests();
+}
+
+// Of several exchanges the quickest: half its round trip is all that it can be wrong by.
+async function compared() {
+  let best = null, low = Infinity, high = -Infinity;
+  for (let n = 0; n < EXCHANGES; n++) {
+    const begun = performance.now();
+    const reply = await fetch('/api/clock', { cache: 'no-store' });
+    const ended = performance.now();
+    if (!reply.ok) throw new Error('the page\'s server does not answer');
+    const { monotonic_ns } = await reply.json();
+    if (!best || ended - begun < best.delay) best = { middle: (begun + ended) / 2, delay: ended - begun, monotonic_ns };
+    // Whole milliseconds, rounded down: the largest is nearest.
+    const apart = Date.now() - performance.now();
+    low = Math.min(low, apart);
+    high = Math.max(high, apart);
+    await new Promise(done => setTimeout(done, 60));
+  }
+  if (high - low > 250) throw new Error('this phone\'s clock was set meanwhile');
+  return { utc_ms: high + best.middle, monotonic_ns: Math.round(best.monotonic_ns), delay_ms: best.delay };
+}
+async function post(said, apply) {
+  const reply = await fetch('/api/set-time', {
+    method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ ...said, apply }),
+  });
+  const told = await reply.json();
+  if (!reply.ok) throw new Error(told.error);
+  return told;
+}
+// One thing at a time; what goes wrong is said, and nothing is done.
+async function phoneDoes(words, what) {
+  if (busy) return;
+  busy = true;
+  offer = null;
+  phoneSays(words);
+  let said;
+  try { said = await what(); } catch (e) { said = 'Not done: ' + (e.message || 'no connection') + '.'; }
+  busy = false;
+  phoneSays(said);
+}
+$('phone-ask').onclick = () => phoneDoes('Comparing the clocks …', async () => {
+  const said = await compared();
+  const told = await post(said, false);
+  offer = { ...said, at: performance.now() };
+  const shown = new Date(said.utc_ms).toISOString().slice(0, 19).replace('T', ' ');
+  return `This phone says ${shown} UTC. ${told.message} (Quickest round trip ${amount(said.delay_ms * 1e3)}; a phone's own clock counts as right within 2 s.)`;
+});
+$('phone-yes').onclick = () => {
+  const { at, ...said } = offer;
+  phoneDoes('Setting …', async () => {
+    if (performance.now() - at > FRESH_MS) throw new Error('that was measured too long ago');
+    const told = await post(said, true);
+    return told.message[0].toUpperCase() + told.message.slice(1) + '.';
+  });
+};
+$('phone-no').onclick = phoneRests;
+
 let lastSync;
 function show(s) {
   delete document.body.dataset.gone;
@@ -113,6 +192,8 @@ function show(s) {
   if (s.holdover) figures.push(figure('Without servers', span(s.holdover.age_s),
     s.holdover.within_threshold_for_s === null ? 'limit passed' : 'good for ' + span(s.holdover.within_threshold_for_s)));
   $('figures').replaceChildren(...figures);
+  // In the first seconds servers may still answer.
+  phoneShown(s.takes_word && (s.state !== 'starting' || !s.servers.length));
   part('servers', s.servers, server);
   if (!s.servers.length) $('servers').textContent = 'No server is asked.';
   part('timers', s.timers, timer);
@@ -125,6 +206,7 @@ function show(s) {
 function gone(error, hint) {
   document.body.dataset.tone = 'bad';
   document.body.dataset.gone = '';
+  phoneShown(false);
   base = null;
   $('clock').textContent = '--:--:--';
   $('word').textContent = 'No time daemon';
@@ -137,7 +219,7 @@ function gone(error, hint) {
 const KINDS = {
   alert: 'ALERT', alert_cleared: 'alert over', correction: 'corrected', step: 'STEP', foreign_step: 'CLOCK SET BY ANOTHER',
   lock: 'held still for', unlock: 'free again after', state: '', source_silent: 'no answer from', source_heard: 'answers again:',
-  source_outvoted: 'outvoted:', source_agrees: 'agrees again:', refused: 'refused',
+  set_time: 'time taken from', source_outvoted: 'outvoted:', source_agrees: 'agrees again:', refused: 'refused',
 };
 // What a timer says, in words; frames and estimates that only programs want are left out.
 function ofTimer(e) {
@@ -157,6 +239,7 @@ function happened(e) {
   if (e.event === 'timer') words.splice(0, 1, ofTimer(e));
   else if (e.message) words.push(e.message);
   else for (const key of ['name', 'source', 'level', 'why', 'what']) if (e[key]) words.push(e[key]);
+  if (e.event === 'set_time') words.push({ phone: 'a phone,', neighbour: 'another computer of the range,' }[e.how] ?? 'a person,');
   const us = e.worst_us ?? e.offset_us;
   if (us !== undefined && us !== null) words.push(amount(us).replace('-', '−'));
   if (e.event === 'correction' && e.how) words.push('(' + e.how + ')');

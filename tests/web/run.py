@@ -18,6 +18,7 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
 from browser import Browser  # noqa: E402
+import phone  # noqa: E402
 from daemon import Pretended  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -139,7 +140,7 @@ def it_fits_a_phone_and_the_dark(here):
             assert browser.run("return document.querySelector('.verdict').getBoundingClientRect().bottom"
                                " < window.innerHeight / 2"), "the verdict is not seen at once"
             small = browser.run("return [...document.querySelectorAll('button')]"
-                                ".filter(b => b.getBoundingClientRect().height < 32).length")
+                                ".filter(b => b.offsetParent && b.getBoundingClientRect().height < 32).length")
             assert small == 0, f"{name}: {small} buttons too small for a thumb"
             assert browser.complaints() == []
             browser.picture(PICTURES / f"{name}.png")
@@ -216,8 +217,19 @@ def a_small_process(here):
     assert rss < (6 * 1024 if "release" in str(BINARIES) else 16 * 1024), rss
 
 
+def a_phones_time_is_taken_after_a_yes_within_50_ms_and_gives_way_to_servers(_here):
+    with tempfile.TemporaryDirectory() as folder:
+        phone.a_phones_time_is_taken_after_a_yes_within_50_ms_and_gives_way_to_servers(BINARIES, folder, PICTURES)
+
+
+def nobody_but_the_page_itself_may_send_a_phones_time(here):
+    with tempfile.TemporaryDirectory() as folder:
+        phone.nobody_but_the_page_itself_may_send_a_phones_time(BINARIES, folder, here)
+
+
 TESTS = [the_page_loads_says_the_verdict_and_needs_nothing_from_elsewhere, numbers_change_and_events_come_live,
          it_fits_a_phone_and_the_dark, names_are_words_and_never_markup, fifty_viewers_are_one_to_the_daemon, strangers_are_turned_away_politely,
+         a_phones_time_is_taken_after_a_yes_within_50_ms_and_gives_way_to_servers, nobody_but_the_page_itself_may_send_a_phones_time,
          a_small_process, it_says_so_when_the_daemon_stops_and_when_it_is_back]
 
 

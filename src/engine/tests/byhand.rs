@@ -75,6 +75,8 @@ fn a_settled_clock_is_never_stepped_by_a_word() {
     let refused = b.say(5 * S, 2 * S).unwrap_err();
     assert!(refused.contains("not moved by hand"), "{refused}");
     assert_eq!(b.view().by_hand, None);
+    let effect = b.engine.effect(b.now(), &b.word(S, 2 * S));
+    assert!(!effect.moves && effect.settled && effect.bound >= Nanos::from_millis(2_999));
     b.say(S, 2 * S).unwrap();
     b.run(600);
     assert!(b.steps.is_empty() && b.slews.is_empty(), "{:?} {:?}", b.steps, b.slews);

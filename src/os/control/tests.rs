@@ -28,7 +28,7 @@ where
 fn a_request_gets_its_reply_and_events_follow() {
     let daemon = |listener: Listener| async move {
         let mut client = listener.accept().await;
-        assert!(client.peer().may_change, "our own user may");
+        assert_eq!(client.peer().rights, Rights::All, "our own user may");
         assert_eq!(client.peer().pid, std::process::id().cast_signed());
         let request = client.next_line().await.unwrap().unwrap();
         client.send_line(&format!("{{\"echo\":{request}}}")).await.unwrap();
@@ -288,24 +288,31 @@ fn as_somebody<T: Send + 'static>(
 }
 
 #[test]
-fn only_root_our_user_and_the_group_may_change_things() {
+fn only_root_our_user_and_the_group_may_change_things_and_the_page_less() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let path = dir.path().join("timesync.sock");
     runtime().block_on(async {
         let (mut listener, _) = Listener::bind(&path, None).unwrap();
         let _own = Plain::connect(&path).unwrap();
-        assert!(listener.accept().await.peer().may_change, "our own user");
+        assert_eq!(listener.accept().await.peer().rights, Rights::All, "our own user");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        listener.may_change.gid = Some(54_321);
-        for (group, may_change) in [(54_321, true), (54_322, false)] {
+        listener.rule.gid = Some(54_321);
+        let cases = [
+            (None, 54_321, Rights::All),
+            (None, 54_322, Rights::Ask),
+            (Some(12_345), 54_321, Rights::Phone),
+            (Some(12_346), 54_321, Rights::All),
+        ];
+        for (page, group, rights) in cases {
+            listener.rule.page = page;
             let there = path.clone();
             let Some(_client) = as_somebody(group, || Plain::connect(there).unwrap()) else {
                 return eprintln!("no rights to be somebody else: not tested");
             };
             let peer = listener.accept().await.peer();
             let (uid, gid, pid) = (12_345, 12_345, std::process::id().cast_signed());
-            assert_eq!(peer, Peer { uid, gid, pid, may_change }, "with group {group}");
+            assert_eq!(peer, Peer { uid, gid, pid, rights }, "with group {group}, page {page:?}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
         let e = as_somebody(54_322, || Client::connect(&[path]).unwrap_err()).unwrap();

@@ -1,8 +1,9 @@
 //! Any line as a request on the control socket, from somebody who may change things (first byte
-//! even) or may not. Every answer is an answer, and nobody changes what he may not.
+//! 2 of every three), may pass on a phone's time (1), or may not (0). Every answer is an answer, and nobody changes what he may not.
 #![no_main]
 use leadville_timesync::drift::AlertLimits;
-use leadville_timesync::engine::byhand::{How, RANGE};
+use leadville_timesync::engine::byhand::{Effect, How, RANGE};
+use leadville_timesync::os::control::Rights;
 use leadville_timesync::state::{Answer, Asked, Request, Shared, Stamp};
 use leadville_timesync::tasks::control::{Desk, read};
 use leadville_timesync::units::{Nanos, UtcTime};
@@ -66,6 +67,11 @@ fn resync(request: &Request) -> (Answer, bool) {
             assert!(matches!(word.how, How::Typed | How::Phone), "{word:?}");
             (Answer::Done, true)
         }
+        Request::Weigh(word) => {
+            let bound = word.uncertainty;
+            let effect = Effect { offset: Nanos::ZERO, bound, moves: true, settled: false };
+            (Answer::Weighed(effect), false)
+        }
         Request::SyncNow | Request::Step | Request::Reset => (Answer::Done, true),
         Request::Reconfigure(_) => panic!("a client sends no configuration"),
     }
@@ -73,7 +79,7 @@ fn resync(request: &Request) -> (Answer, bool) {
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((&who, line)) = bytes.split_first() else { return };
-    let may_change = who % 2 == 0;
+    let rights = [Rights::Ask, Rights::Phone, Rights::All][usize::from(who % 3)];
     // The socket itself refuses what is not text.
     let Ok(line) = str::from_utf8(line) else { return };
     OFFICE.with(|office| {
@@ -82,7 +88,7 @@ fuzz_target!(|bytes: &[u8]| {
             Err(refusal) => refusal,
             Ok(request) => office.runtime.block_on(async {
                 let mut inbox = office.inbox.borrow_mut();
-                let answer = office.desk.answer(&request, may_change);
+                let answer = office.desk.answer(&request, rights);
                 tokio::pin!(answer);
                 loop {
                     tokio::select! {
@@ -96,7 +102,15 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }),
         };
-        assert!(may_change || !changed.get(), "changed by somebody who may not: {line}");
+        let may = match rights {
+            Rights::All => true,
+            Rights::Phone => read(line).is_ok_and(|request| {
+                request.get("do").and_then(|verb| verb.as_str()) == Some("set-time")
+                    && request.get("how").and_then(|how| how.as_str()) == Some("phone")
+            }),
+            Rights::Ask => false,
+        };
+        assert!(may || !changed.get(), "changed by somebody who may not: {line}");
         assert_eq!(answer["v"], 1, "{answer}");
         assert!(answer["reply"].is_string(), "{answer}");
         if answer["reply"] == "error" {
