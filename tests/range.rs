@@ -48,15 +48,17 @@ enum Event {
     },
 }
 
-/// The range: hosts 0 and 1 ask each other; a host may also ask a server on the internet.
+/// The range: each host asks a neighbour; a host may also ask a server on the internet.
 struct Range {
     now: i64,
     hosts: Vec<Host>,
+    /// Whom each host asks.
+    asks: &'static [usize],
     events: Vec<(i64, Event)>,
     wifi: Network,
     chance: Random,
     /// Which hosts reach a server with true time, as their second source.
-    internet: [bool; 2],
+    internet: [bool; 3],
     interval: Nanos,
     seed: u64,
 }
@@ -72,9 +74,20 @@ fn address(host: usize) -> [u8; 4] {
 }
 
 impl Range {
+    /// Two that ask each other.
     fn new(seed: u64, servers: usize) -> Self {
+        Self::of(&[1, 0], seed, servers)
+    }
+
+    /// A third one behind them.
+    fn chain(seed: u64, servers: usize) -> Self {
+        Self::of(&[1, 0, 1], seed, servers)
+    }
+
+    fn of(asks: &'static [usize], seed: u64, servers: usize) -> Self {
         let mut chance = Random::new(seed, 77);
-        let ppm = [-14.0, 9.0].map(|ppm| ppm + 4.0 * chance.normal());
+        let ppm = [-14.0, 9.0, 4.0].into_iter().take(asks.len());
+        let ppm: Vec<f64> = ppm.map(|ppm| ppm + 4.0 * chance.normal()).collect();
         let hosts = ppm.iter().enumerate().map(|(n, &constant_ppm)| {
             let plan = CrystalPlan { constant_ppm, walk: 1e-9, ..CrystalPlan::default() };
             // Whatever the clock file said; some seconds apart.
@@ -95,14 +108,15 @@ impl Range {
         let mut range = Self {
             now: 0,
             hosts,
+            asks,
             events: Vec::new(),
             wifi: wifi(),
             chance,
-            internet: [false; 2],
+            internet: [false; 3],
             interval: Nanos::from_secs(64),
             seed,
         };
-        for host in 0..2 {
+        for host in 0..asks.len() {
             range.boot(host, servers);
         }
         range
@@ -134,7 +148,7 @@ impl Range {
             seed: self.seed * 1_000 + host as u64 * 100 + self.hosts[host].restarts,
         };
         let neighbour = ServerSpec {
-            name: format!("neighbour {}", 1 - host),
+            name: format!("neighbour {}", self.asks[host]),
             operator: "range".into(),
             nearby: true,
             ..ServerSpec::default()
@@ -225,12 +239,12 @@ impl Range {
             let now = RawTime::from_nanos(self.now);
             return truth.answer(&asked, now, now + Nanos::new(30_000));
         }
-        let peer = 1 - from;
+        let peer = self.asks[from];
         let (now, reading) = (self.raw(peer), self.reading(peer));
         let offer = self.hosts[peer].engine.as_ref()?.offer(reading)?;
         let reference_id = match offer.reference {
             Reference::Own(name) => name,
-            Reference::Server(0) => address(1 - peer),
+            Reference::Server(0) => address(self.asks[peer]),
             Reference::Server(_) => [203, 0, 113, 1],
         };
         let service = Service { reference_id, ..offer.service };
@@ -267,7 +281,7 @@ impl Range {
     fn advance(&mut self, to: i64) {
         while self.now < to {
             self.now = to.min((self.now / S + 1) * S);
-            for host in 0..2 {
+            for host in 0..self.hosts.len() {
                 self.hosts[host].crystal.advance(self.now);
                 let raw = self.raw(host);
                 self.hosts[host].clock.advance(raw);
@@ -283,7 +297,7 @@ impl Range {
                 let ahead = (engine.next_tick()? - self.raw(host)).get();
                 Some((self.now + ahead.max(1_000), host))
             };
-            let tick = (0..2).filter_map(tick).min();
+            let tick = (0..self.hosts.len()).filter_map(tick).min();
             let event = self.events.iter().map(|(at, _)| *at).min().unwrap_or(i64::MAX);
             let at = event.min(tick.map_or(i64::MAX, |t| t.0));
             if at >= end {
@@ -403,10 +417,10 @@ fn two_pis_of_which_nobody_has_said_anything_agree_as_well() {
 fn the_one_that_has_the_internet_again_leads_and_the_other_is_not_stepped() {
     for seed in SEEDS {
         let mut range = Range::new(seed, 2);
-        range.internet = [true, true];
+        range.internet = [true, true, false];
         range.run(20 * MIN);
         range.agree(2_000.0, "with internet");
-        range.internet = [false, false];
+        range.internet = [false; 3];
         range.run(4 * HOUR);
         range.agree(300.0, "four hours without");
         for host in 0..2 {
@@ -414,7 +428,7 @@ fn the_one_that_has_the_internet_again_leads_and_the_other_is_not_stepped() {
             assert!(Nanos::new(wrong.abs()) < bound, "seed {seed}, {host}: {wrong} ns in {bound}");
         }
         let steps: Vec<usize> = range.hosts.iter().map(|h| h.steps.len()).collect();
-        range.internet = [false, true];
+        range.internet = [false, true, false];
         range.run(20 * MIN);
         assert_eq!(range.view(1).phase, Phase::Synchronised);
         range.agree(2_000.0, "one of them has it again");
@@ -432,7 +446,7 @@ fn a_word_gives_way_on_both_when_one_of_them_hears_a_server() {
         range.say(0, 1_500_000_000);
         range.run(HOUR);
         range.agree(300.0, "on the word");
-        range.internet = [false, true];
+        range.internet = [false, true, false];
         range.run(30 * MIN);
         range.agree(2_000.0, "with a server");
         for host in 0..2 {
@@ -454,5 +468,65 @@ fn two_words_lead_to_one_timeline() {
         range.agree(1_000.0, "two minutes after both words");
         range.run(HOUR);
         range.agree(300.0, "an hour after both words");
+    }
+}
+
+/// Each host's error is inside what it says, nobody behind the first says much less than the first,
+/// and neighbours agree.
+fn honest(range: &Range, when: &str) {
+    let seed = range.seed;
+    let bound = |host| range.view(host).estimate.map(|e| e.bound).unwrap();
+    for host in 0..3 {
+        let (wrong, says) = (Nanos::new(range.wrong(host).abs()), bound(host));
+        assert!(wrong < says, "seed {seed}, {when}: host {host} is {wrong} wrong and says {says}");
+        let first = bound(0).as_secs_f64();
+        let share = says.as_secs_f64() / first;
+        assert!(share > 0.9, "seed {seed}, {when}: host {host} says {says}, the first {first} s");
+    }
+    for (one, other) in [(0, 1), (1, 2)] {
+        let apart = (range.reading(one).utc - range.reading(other).utc).abs();
+        let most = Nanos::new(500_000);
+        assert!(apart < most, "seed {seed}, {when}: {one} and {other} are {apart} apart");
+    }
+}
+
+fn stratum(range: &Range, host: usize) -> u8 {
+    let engine = range.hosts[host].engine.as_ref().unwrap();
+    engine.offer(range.reading(host)).unwrap().service.stratum
+}
+
+#[test]
+fn the_third_in_a_chain_knows_that_the_first_has_somebodys_word_only() {
+    for seed in SEEDS {
+        let mut range = Range::chain(seed, 1);
+        range.run(5 * S);
+        range.say(0, 1_200_000_000);
+        range.run(HOUR);
+        honest(&range, "an hour after the word");
+        for host in 0..3 {
+            let view = range.view(host);
+            assert!(!view.verified && !view.settled, "seed {seed}: {host} takes it for UTC");
+            assert_eq!(stratum(&range, host), 10 + host as u8, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn the_third_in_a_chain_knows_that_the_first_only_carries_utc_on_and_when_it_has_it_again() {
+    for seed in SEEDS {
+        let mut range = Range::chain(seed, 2);
+        range.internet = [true, false, false];
+        range.run(20 * MIN);
+        assert!(range.wrong(2).abs() < 5_000_000, "seed {seed}: {} ns", range.wrong(2));
+        range.internet = [false; 3];
+        range.run(4 * HOUR);
+        honest(&range, "four hours without");
+        let blind = range.view(2).estimate.unwrap().bound;
+        assert!(stratum(&range, 2) < 10, "it is still UTC");
+        range.internet = [true, false, false];
+        range.run(20 * MIN);
+        let bound = range.view(2).estimate.unwrap().bound;
+        assert!(range.wrong(2).abs() < 5_000_000, "seed {seed}: {} ns", range.wrong(2));
+        assert!(bound < blind, "seed {seed}: {bound} after {blind}: told that it is heard again");
     }
 }

@@ -6,7 +6,7 @@
 //! nothing, the smaller identifier. So two never follow each other.
 use super::super::byhand::{ByHand, How};
 use super::super::estimator::Sample;
-use super::super::packet::{Rejected, Reply};
+use super::super::packet::{self, Rejected, Reply};
 use super::super::source::Standing;
 use super::super::{Engine, PHI, Phase, ServerId, timeline};
 use super::{LOCAL_STRATUM, Service, UNKNOWN};
@@ -20,6 +20,8 @@ const ALONE: Nanos = Nanos::from_secs(20);
 const LOST: u32 = 3;
 /// How long neighbours may still name one who has started again.
 const REBORN: Nanos = Nanos::from_secs(1_200);
+/// Servers ask at least every 2¹⁰ s: who has heard nobody for longer carries its time on.
+const UNHEARD: Nanos = Nanos::from_secs(1_200);
 /// Two whose words differ by no more than this factor know the same; then the name decides.
 const ALIKE: f64 = 1.1;
 
@@ -49,12 +51,23 @@ pub(in crate::engine) struct Lineage {
     pub root_delay: Nanos,
     /// Its identifier, when it was its own reference.
     pub reference_id: [u8; 4],
+    /// When UTC was last heard further up, if the server only carries it on.
+    pub heard: Option<RawTime>,
 }
 
 /// Whether a reply names no server: the clock of who answers is the reference. Stratum 1 under such a
 /// name is a server that has been told to be one.
 fn by_its_own_clock(reply: &Reply) -> bool {
     reply.reference_id[..2] == OWN_CLOCK && reply.stratum > 1
+}
+
+/// How long ago UTC was heard by who answers, or by those before it: its reference time, which
+/// whoever follows one that only carries its time passes on as it is.
+fn unheard(reply: &Reply) -> Nanos {
+    match reply.reference_time {
+        0 => Nanos::ZERO,
+        at => (reply.t3 - packet::utc(at, reply.t3)).max(Nanos::ZERO),
+    }
 }
 
 impl Engine {
@@ -115,7 +128,7 @@ impl Engine {
                 stratum,
                 root_delay: lineage.root_delay,
                 root_dispersion: (error - lineage.root_delay.half()).max(estimate.bound),
-                reference: self.last_used.unwrap_or(now.raw),
+                reference: lineage.heard.or(self.last_used).unwrap_or(now.raw),
                 ..service
             },
             reference: match following {
@@ -246,12 +259,12 @@ impl Engine {
         s.spec.nearby && s.last.is_some_and(|(_, r)| far(r.root_distance()))
     }
 
-    /// How far a neighbour says to be from UTC, if it carries its time on without a server:
-    /// its short way makes it sharp, not right. (Who follows one who follows it is not told.)
+    /// How far a neighbour says to be from UTC, if its time is carried on without a server, by
+    /// itself or by those before it: its short way makes it sharp, not right.
     fn carried(&self, id: ServerId) -> Option<Nanos> {
         let (_, reply) = self.sources[id].last?;
-        let carried = self.sources[id].spec.nearby && by_its_own_clock(&reply);
-        carried.then_some(reply.root_dispersion)
+        let carried = by_its_own_clock(&reply) || unheard(&reply) > UNHEARD;
+        (self.sources[id].spec.nearby && carried).then_some(reply.root_dispersion)
     }
 
     /// What the used sources' word is worth when none of them has been confirmed by a server.
@@ -275,11 +288,12 @@ impl Engine {
     /// Notes whom the time is from.
     pub(in crate::engine) fn trace(&mut self) {
         let of = |&i: &ServerId| {
-            let (_, reply) = self.sources[i].last?;
+            let (at, reply) = self.sources[i].last?;
             let delay = self.sources[i].latest()?.delay();
             let root_delay = reply.root_delay + delay.max(Nanos::ZERO);
             let reference_id = reply.reference_id;
-            Some(Lineage { server: i, stratum: reply.stratum, root_delay, reference_id })
+            let heard = self.carried(i).map(|_| at - unheard(&reply));
+            Some(Lineage { server: i, stratum: reply.stratum, root_delay, reference_id, heard })
         };
         let heard = |i: &&ServerId| self.sources[**i].silent() == 0;
         let best = self
