@@ -108,6 +108,14 @@ pub struct ServerStatus {
     pub rejected: BTreeMap<String, u64>,
 }
 
+impl ServerStatus {
+    /// A receiver beside us, which is not asked.
+    #[must_use]
+    pub fn beside(&self) -> bool {
+        self.name == "GPS" && self.address.is_none() && self.next_poll_s.is_none()
+    }
+}
+
 /// Somebody holds the clock still.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LockStatus {
@@ -356,6 +364,8 @@ pub struct ClockSection {
     pub foreign_steering: bool,
     /// Time served to others.
     pub serve: Option<ServeStatus>,
+    /// Time should be served and is not.
+    pub serves_in_vain: bool,
     /// How long |offset| + bound stays within the alert threshold, from now on.
     pub good_for: Option<Nanos>,
 }

@@ -6,7 +6,11 @@ use leadville_timesync::engine::packet::{Bogus, Exchange, LEN, Why, request};
 use leadville_timesync::engine::serve::{Reference, Service};
 use leadville_timesync::engine::source::ServerSpec;
 use leadville_timesync::engine::{Engine, Input, Output, Phase, Settings, View};
+use leadville_timesync::sim::shooter::{Course, Habit, Radio, Shooter};
 use leadville_timesync::sim::{Crystal, CrystalPlan, Jitter, Network, Random, SimClock, Way};
+use leadville_timesync::timer::bay::Bay;
+use leadville_timesync::timer::epoch::Delay;
+use leadville_timesync::timer::string::Happening;
 use leadville_timesync::units::{Nanos, RawTime, Reading, UtcTime};
 
 const S: i64 = 1_000_000_000;
@@ -529,4 +533,124 @@ fn the_third_in_a_chain_knows_that_the_first_only_carries_utc_on_and_when_it_has
         assert!(range.wrong(2).abs() < 5_000_000, "seed {seed}: {} ns", range.wrong(2));
         assert!(bound < blind, "seed {seed}: {bound} after {blind}: told that it is heard again");
     }
+}
+
+/// A shot timer at one of the computers, and what its bridge makes of the frames.
+struct Timer {
+    shooter: Shooter,
+    bay: Bay,
+}
+
+impl Timer {
+    fn new(seed: u64) -> Self {
+        let radio = Radio::default();
+        // As `timer calibrate` leaves it.
+        let mut bay = Bay::new(Delay::calibrated(radio.shot_delay, Nanos::from_millis(5)));
+        bay.link_up();
+        Self { shooter: Shooter::new(Habit::default(), radio, seed), bay }
+    }
+
+    /// Its beep was at that instant and the shots so long after it: the raw instants and bounds
+    /// that it gives them, by number.
+    fn hears(&mut self, beep: RawTime, since: Vec<Nanos>) -> Vec<(usize, RawTime, Nanos)> {
+        let course = Course::CustomSequence(since);
+        self.shooter.shoots(Habit { course, start_delay: Nanos::ZERO, ..Habit::default() });
+        let fired = self.shooter.fire(beep);
+        let mut asked = false;
+        for h in &fired.heard {
+            let said = self.bay.hear(h.at, &h.bytes);
+            asked |= said.iter().any(|s| matches!(s, Happening::WantList { .. }));
+        }
+        if asked {
+            self.bay.list_asked(fired.stopped);
+            for h in self.shooter.list(fired.stopped + Nanos::from_millis(300)) {
+                let _ = self.bay.hear(h.at, &h.bytes);
+            }
+        }
+        let string = self.bay.dated(fired.number).expect("the string is dated");
+        string.shots.iter().map(|s| (usize::from(s.number) - 1, s.at, s.bound)).collect()
+    }
+}
+
+/// Six shots that both timers hear, each with its own beep: for every shot by how much the dates
+/// and the clocks alone differ, ms, and what the dates' own bounds allow.
+fn shoot(range: &mut Range, timers: &mut [Timer; 2]) -> Vec<[f64; 3]> {
+    let first = range.raw(0);
+    range.run(370_000_000);
+    let beeps = [first, range.raw(1)];
+    let mut instants: [Vec<RawTime>; 2] = Default::default();
+    for gap_ms in [1_900, 1_130, 640, 2_210, 870, 1_490] {
+        range.run(gap_ms * 1_000_000);
+        for (host, instants) in instants.iter_mut().enumerate() {
+            instants.push(range.raw(host));
+        }
+    }
+    range.run(10 * S);
+    let engine = |host: usize| range.hosts[host].engine.as_ref().unwrap();
+    let utc = |host: usize, raw: RawTime| {
+        let known = engine(host).estimate(raw).unwrap();
+        (raw.as_nanos() + known.truth.get(), known.bound)
+    };
+    let mut dates: [[Option<(i64, Nanos)>; 6]; 2] = Default::default();
+    for host in 0..2 {
+        let since = instants[host].iter().map(|at| *at - beeps[host]).collect();
+        for (n, at, bound) in timers[host].hears(beeps[host], since) {
+            let (date, of_utc) = utc(host, at);
+            dates[host][n] = Some((date, bound));
+            let wrong = Nanos::new(date - utc(host, instants[host][n]).0).abs();
+            assert!(wrong < Nanos::from_millis(200), "{wrong}: that is another shot");
+            assert!(of_utc > Nanos::from_secs(1), "{of_utc}: somebody's word is not UTC");
+        }
+    }
+    let both = |n: usize| Some((n, dates[0][n]?, dates[1][n]?));
+    (0..6)
+        .filter_map(both)
+        .map(|(n, (a, of_a), (b, of_b))| {
+            let clocks = utc(0, instants[0][n]).0 - utc(1, instants[1][n]).0;
+            [(a - b) as f64 * 1e-6, clocks as f64 * 1e-6, (of_a + of_b).as_millis_f64()]
+        })
+        .collect()
+}
+
+#[test]
+fn a_shot_that_timers_at_both_pis_hear_has_one_date_on_one_timeline() {
+    let mut shots: Vec<[f64; 3]> = Vec::new();
+    for seed in SEEDS {
+        let mut range = Range::new(seed, 1);
+        let mut timers = [Timer::new(2 * seed), Timer::new(2 * seed + 1)];
+        range.run(5 * S);
+        range.say(0, 1_200_000_000);
+        range.run(MIN);
+        for string in 0..12 {
+            if string == 6 {
+                range.power_cut(1, 40, 1);
+                timers[1] = Timer::new(1_000 + seed);
+                range.run(75 * S);
+            }
+            shots.extend(shoot(&mut range, &mut timers));
+            range.run(5 * MIN);
+        }
+    }
+    let column = |n: usize| {
+        let mut values: Vec<f64> = shots.iter().map(|s| s[n].abs()).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let (apart, clocks, bounds) = (column(0), column(1), column(2));
+    let (half, last) = (apart.len() / 2, apart.len() - 1);
+    let inside = shots.iter().filter(|s| s[0].abs() <= s[2]).count() as f64 / shots.len() as f64;
+    println!(
+        "{} shots: dates {:.1} ms apart in the median, {:.1} at worst ({:.1} allowed in the median, \
+         {inside:.3} inside); of that the clocks {:.3} and {:.3} ms",
+        apart.len(),
+        apart[half],
+        apart[last],
+        bounds[half],
+        clocks[half],
+        clocks[last]
+    );
+    assert!(shots.len() > 12 * 12 * 6 * 9 / 10, "{} shots have two dates", shots.len());
+    assert!(clocks[last] < 1.0, "{} ms: the two clocks are one timeline", clocks[last]);
+    assert!(inside >= 0.95, "{inside}: within what both dates allow");
+    assert!(apart[half] < 10.0, "{} ms", apart[half]);
 }

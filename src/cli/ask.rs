@@ -129,8 +129,13 @@ pub fn sources(socket: Option<&Path>, args: &Json) -> Done {
 
 /// The second line about a server.
 fn details(server: &ServerStatus) -> String {
-    let mut text = server.address.clone().unwrap_or_else(|| "no address yet".into());
-    let _ = write!(text, "; {} requests, {} usable replies", server.requests, server.replies);
+    let place = server.address.as_deref().unwrap_or("no address yet");
+    let mut text =
+        format!("{place}; {} requests, {} usable replies", server.requests, server.replies);
+    if server.beside() {
+        text =
+            format!("beside us; {} groups of seconds, {} usable", server.requests, server.replies);
+    }
     if let Some(most) = server.max_error_us {
         let _ = write!(text, "; guaranteed {}", at_most(most));
     }

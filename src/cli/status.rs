@@ -20,7 +20,7 @@ pub fn text(status: &Status, paint: Paint) -> String {
     for (index, text) in clock_lines(status).iter().enumerate() {
         line(headed(paint, if index == 0 { "Clock" } else { "" }, text));
     }
-    let asked = if status.servers.is_empty() {
+    let asked = if status.servers.iter().all(ServerStatus::beside) {
         "none is asked".to_owned()
     } else {
         format!("asked every {}", span(status.sync_interval_s))
@@ -164,9 +164,10 @@ fn server_line(server: &ServerStatus, widest: usize, paint: Paint) -> String {
         figures.push(sided(offset));
     }
     if let Some(delay) = server.delay_us {
-        figures.push(format!("round trip {}", amount(delay)));
+        let what = if server.beside() { "seconds shake by" } else { "round trip" };
+        figures.push(format!("{what} {}", amount(delay)));
     }
-    if let Some(stratum) = server.stratum {
+    if let Some(stratum) = server.stratum.filter(|_| !server.beside()) {
         figures.push(format!("stratum {stratum}"));
     }
     if let Some(age) = server.last_reply_s {

@@ -77,7 +77,11 @@ pub fn effect(effect: &Effect) -> String {
 fn holdover(status: &Status) -> String {
     let since = status.holdover.as_ref().map(|h| format!(" since {}", clock(&h.since)));
     let unreachable = status.servers.iter().all(|s| s.role == Role::Unreachable);
-    let what = if unreachable { "No network" } else { "No usable server" };
+    let what = match unreachable {
+        _ if beside(status) => "Nothing from the receiver",
+        true => "No network",
+        false => "No usable server",
+    };
     let now = match within_us(status) {
         Some(us) => format!("within {} now", at_most(us)),
         None => "how far off is unknown".into(),
@@ -118,6 +122,11 @@ fn synchronised(status: &Status) -> String {
     format!("{clock}, {doing}; {voices}")
 }
 
+/// The only source is a receiver of its own.
+fn beside(status: &Status) -> bool {
+    matches!(status.servers.as_slice(), [only] if only.beside())
+}
+
 /// How many servers agree, and whether that is worth anything.
 fn voices(status: &Status) -> String {
     let all = status.servers.len();
@@ -125,6 +134,7 @@ fn voices(status: &Status) -> String {
     let doubt = if status.verified { "" } else { " (no second opinion)" };
     match (agree, all) {
         (0, _) => "no server in use at the moment".into(),
+        (1, 1) if beside(status) => format!("by its receiver{doubt}"),
         (1, 1) => format!("by its only server{doubt}"),
         (1, _) => format!("1 of {all} servers in use{doubt}"),
         _ => format!("{agree} of {all} servers agree{doubt}"),
@@ -132,6 +142,9 @@ fn voices(status: &Status) -> String {
 }
 
 fn nobody(status: &Status) -> String {
+    if beside(status) {
+        return "nothing usable from its receiver yet".into();
+    }
     if !status.ntp_enabled || status.servers.is_empty() {
         return "no server is asked, and nobody has set the time".into();
     }

@@ -61,6 +61,9 @@ impl Config {
                 "no network is named, so nobody is answered".into(),
             ));
         }
+        if !self.gps.sock.as_os_str().is_empty() && self.gps.sock == self.control.socket {
+            return Some(("gps.sock".into(), "it is the control socket ([control] socket)".into()));
+        }
         let custom = self.simulation.mode == super::Mode::CustomSequence;
         if custom && self.simulation.custom_sequence.is_empty() {
             let sentence = "mode custom_sequence needs at least one time";
@@ -108,6 +111,12 @@ impl Config {
         let mut notes = Vec::new();
         if self.ntp.enabled {
             self.server_notes(&mut notes);
+        } else if !self.gps.sock.as_os_str().is_empty() {
+            notes.push(
+                "No server is asked ([ntp] enabled = false): nobody can tell when the receiver is \
+                 wrong."
+                    .into(),
+            );
         } else {
             notes.push(
                 "No server is asked ([ntp] enabled = false): the time is only what people set."

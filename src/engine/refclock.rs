@@ -4,7 +4,8 @@
 //! such sample shakes with the kernel's and gpsd's delays: the median of several is kept, with the
 //! uncertainty that the configuration gives such a receiver, which no statistics can see.
 use super::estimator::Sample;
-use super::packet::{Leap, Rejected, Reply};
+use super::packet::{Leap, Rejected, Reply, Why};
+use super::source::Standing;
 use super::{DAY, Engine, Event, ServerId};
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
 
@@ -16,6 +17,8 @@ const FEW: usize = 4;
 const MANY: usize = 16;
 /// Groups before the longer gathering.
 const EAGER: u32 = 4;
+/// A receiver alone that leaves the timeline by more is not followed.
+pub(super) const NO_JUMP: Nanos = Nanos::from_millis(500);
 /// Older samples do not belong to a group.
 const GROUP: Nanos = Nanos::from_secs(64);
 
@@ -34,28 +37,35 @@ pub struct Second {
 
 /// Reads a datagram: `struct timeval`, the offset as a double in seconds, then pulse, leap, four
 /// bytes of padding and a magic number, in the machine's own order.
-#[must_use]
-pub fn parse(datagram: &[u8]) -> Option<Second> {
-    let datagram: &[u8; LEN] = datagram.try_into().ok()?;
-    let wide = |at: usize| datagram[at..at + 8].try_into().map(i64::from_ne_bytes).ok();
-    let short = |at: usize| datagram[at..at + 4].try_into().map(i32::from_ne_bytes).ok();
-    let offset = f64::from_bits(wide(16)?.cast_unsigned());
-    let (seconds, micros) = (wide(0)?, wide(8)?);
-    let sound = short(36)? == MAGIC
-        && (0..1_000_000).contains(&micros)
+///
+/// # Errors
+/// Why it is no sample.
+pub fn parse(datagram: &[u8]) -> Result<Second, Rejected> {
+    let datagram: &[u8; LEN] = datagram.try_into().map_err(|_| Rejected::Length)?;
+    let wide = |at: usize| i64::from_ne_bytes(std::array::from_fn(|i| datagram[at + i]));
+    let short = |at: usize| i32::from_ne_bytes(std::array::from_fn(|i| datagram[at + i]));
+    if short(36) != MAGIC {
+        return Err(Rejected::Version);
+    }
+    let offset = f64::from_bits(wide(16).cast_unsigned());
+    let (seconds, micros) = (wide(0), wide(8));
+    let sound = (0..1_000_000).contains(&micros)
         && (0..4_102_444_800).contains(&seconds)
         && offset.is_finite()
         && offset.abs() < 3e9;
-    let leap = match short(28)? {
+    if !sound {
+        return Err(Rejected::NoTime);
+    }
+    let leap = match short(28) {
         0 => Leap::None,
         1 => Leap::Insert,
         2 => Leap::Delete,
-        _ => return None, // it says itself that it does not know the time
+        _ => return Err(Rejected::Unsynchronised),
     };
-    sound.then_some(Second {
+    Ok(Second {
         at: UtcTime::from_nanos(seconds * 1_000_000_000 + micros * 1_000),
         offset: Nanos::from_secs_f64(offset),
-        pulse: short(24)? != 0,
+        pulse: short(24) != 0,
         leap,
     })
 }
@@ -137,6 +147,7 @@ impl Gatherer {
 impl Engine {
     /// A clock beside us has said what time it is.
     pub(super) fn refer(&mut self, now: Reading, id: ServerId, heard: &Reference) {
+        self.sources[id].spoke(now.raw);
         if self.leaping(now.raw) {
             return;
         }
@@ -146,10 +157,15 @@ impl Engine {
         if utc < earliest || utc > latest || early {
             // A receiver whose weeks have rolled over is 19.6 years wrong.
             let why = if early { Rejected::BeforeMark } else { Rejected::Date };
-            self.sources[id].refuse(why, now.raw);
+            let source = &mut self.sources[id];
+            source.void();
+            source.misdated = Some((heard.at, heard.truth));
+            source.refuse(why, now.raw);
             self.tell(Event::Dropped(id, why));
+            self.despair_of_dates(now, id);
             return;
         }
+        self.sources[id].misdated = None;
         let distance = heard.uncertainty + heard.spread;
         let reply = Reply {
             t2: utc,
@@ -176,9 +192,26 @@ impl Engine {
             self.give_way(now);
         }
         let (f, fb) = self.frequency(now.raw);
-        self.sources[id].requests += 1;
+        let silent = matches!(self.sources[id].standing, Standing::Unreachable(Why::Mute));
         self.sources[id].keep(sample, f, fb);
+        if silent {
+            self.tell(Event::Heard(id));
+        }
         self.judge(now, id, &sample);
+    }
+
+    /// Sees who should have spoken by itself and has not.
+    pub(super) fn listen(&mut self, now: Reading) {
+        for id in 0..self.sources.len() {
+            if !self.sources[id].falls_silent(now.raw) {
+                continue;
+            }
+            self.tell(Event::Silent(id, Why::Mute));
+            let alone = self.sources.iter().all(|s| s.retired || s.spec.passive);
+            if alone && !self.fixed() {
+                self.at_a_loss(format!("{}: {}", self.sources[id].spec.name, Why::Mute));
+            }
+        }
     }
 }
 
@@ -216,18 +249,21 @@ mod tests {
     #[test]
     fn what_is_no_sample_is_not_read() {
         let good = datagram(NOW, 0.1, 0, 0, MAGIC);
-        assert!(parse(&good).is_some());
-        assert!(parse(&good[..39]).is_none() && parse(&[]).is_none());
-        for bad in [
-            datagram(NOW, 0.1, 0, 0, MAGIC + 1),
-            datagram(NOW, 0.1, 0, 3, MAGIC),
-            datagram(NOW, 0.1, 0, -1, MAGIC),
-            datagram(NOW, f64::NAN, 0, 0, MAGIC),
-            datagram(NOW, f64::INFINITY, 0, 0, MAGIC),
-            datagram(NOW, 1e300, 0, 0, MAGIC),
-            datagram(-5 * S, 0.1, 0, 0, MAGIC),
+        assert!(parse(&good).is_ok());
+        // 32 bytes: gpsd of a machine with 32-bit time.
+        for short in [&good[..39], &good[..32], &[]] {
+            assert_eq!(parse(short), Err(Rejected::Length));
+        }
+        for (bad, why) in [
+            (datagram(NOW, 0.1, 0, 0, MAGIC + 1), Rejected::Version),
+            (datagram(NOW, 0.1, 0, 3, MAGIC), Rejected::Unsynchronised),
+            (datagram(NOW, 0.1, 0, -1, MAGIC), Rejected::Unsynchronised),
+            (datagram(NOW, f64::NAN, 0, 0, MAGIC), Rejected::NoTime),
+            (datagram(NOW, f64::INFINITY, 0, 0, MAGIC), Rejected::NoTime),
+            (datagram(NOW, 1e300, 0, 0, MAGIC), Rejected::NoTime),
+            (datagram(-5 * S, 0.1, 0, 0, MAGIC), Rejected::NoTime),
         ] {
-            assert_eq!(parse(&bad), None);
+            assert_eq!(parse(&bad), Err(why));
         }
     }
 

@@ -15,6 +15,8 @@ pub const SPACING_NEARBY: Nanos = Nanos::from_secs(1);
 /// A neighbour without UTC says so by its root distance: up to RFC 5905's MAXDISP, as it grew in
 /// weeks.
 const MAX_ROOT_DISTANCE_NEARBY: Nanos = Nanos::from_secs(100);
+/// Who speaks by itself, and has not for so long, is silent.
+const MUTE: Nanos = Nanos::from_secs(90);
 /// Requests at this spacing until the first fix.
 const EAGER_REQUESTS: u32 = 4;
 
@@ -80,6 +82,8 @@ pub struct Source {
     pub last: Option<(RawTime, Reply)>,
     /// The last reply that only its date spoke against: true − raw, and when.
     pub misdated: Option<(RawTime, Nanos)>,
+    /// When it is silent if it says nothing by then; for one that speaks by itself.
+    mute_at: Option<RawTime>,
     samples: VecDeque<Sample>,
     silent: u32,
     floor: Nanos,
@@ -92,6 +96,7 @@ impl Source {
     pub fn new(spec: ServerSpec, now: RawTime) -> Self {
         Self {
             next_poll: if spec.passive { RawTime::from_nanos(i64::MAX) } else { now },
+            mute_at: spec.passive.then(|| now + MUTE),
             spec,
             retired: false,
             asked: None,
@@ -151,6 +156,29 @@ impl Source {
         self.misdated = None;
         self.standing = Standing::Waiting;
         self.hurry(now);
+    }
+
+    /// When to see whether it still speaks by itself.
+    #[must_use]
+    pub fn mute_at(&self) -> Option<RawTime> {
+        self.mute_at.filter(|_| !self.retired)
+    }
+
+    /// It has spoken by itself.
+    pub fn spoke(&mut self, now: RawTime) {
+        self.requests += 1;
+        self.reach <<= 1;
+        self.mute_at = Some(now + MUTE);
+    }
+
+    /// Whether it has just been silent for too long.
+    pub fn falls_silent(&mut self, now: RawTime) -> bool {
+        let mute = self.mute_at().is_some_and(|t| now >= t);
+        if mute {
+            self.reach = 0;
+            self.failed(Why::Mute);
+        }
+        mute
     }
 
     /// Notes that it is being asked now.
@@ -220,6 +248,7 @@ impl Source {
     /// No answer came.
     pub fn failed(&mut self, why: Why) {
         self.asked = None;
+        self.mute_at = None;
         if why.reached_nobody() && self.floor == Nanos::ZERO {
             self.last_asked = None;
         }

@@ -1,4 +1,8 @@
 //! What the service manager is told. Where there is none, nothing happens.
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -29,6 +33,22 @@ pub fn reloading() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
+}
+
+/// The service manager keeps this descriptor over our restart. Whether it was asked to.
+#[must_use]
+pub fn keep(descriptor: BorrowedFd<'_>) -> bool {
+    let Some(manager) = std::env::var_os("NOTIFY_SOCKET") else { return false };
+    let address = match manager.as_encoded_bytes() {
+        [b'@', name @ ..] => UnixAddr::new_abstract(name),
+        path => UnixAddr::new(path),
+    };
+    let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) else { return false };
+    let descriptors = [descriptor.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let text = [IoSlice::new(b"FDSTORE=1")];
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg(socket.as_raw_fd(), &text, &rights, flags, Some(&address)).is_ok()
 }
 
 /// The daemon is alive.

@@ -159,6 +159,11 @@ impl Shooter {
         }
     }
 
+    /// From the next string on it is shot like this.
+    pub fn shoots(&mut self, habit: Habit) {
+        self.habit = habit;
+    }
+
     /// The link is new: another phase.
     pub fn reconnected(&mut self) {
         self.phase_ms = self.random.uniform() * self.radio.interval_ms;

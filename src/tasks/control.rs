@@ -517,6 +517,12 @@ fn hints(status: &Status, clock: &crate::state::ClockSection, why: Option<&str>)
     if status.state == SyncPhase::Synchronised && !status.verified {
         hints.push("Only one source: name two more servers, or set trust = true for it.".into());
     }
+    if clock.serves_in_vain {
+        hints.push(
+            "[serve] is enabled, but no time is served: the journal says why, or a restart is due."
+                .into(),
+        );
+    }
     if status.frozen.is_some() {
         hints.push(
             "Look at `leadville-timesync sources`; if the servers are right, \

@@ -85,7 +85,8 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         plan.enable_all().max_io_events_per_tick(64).build()
     });
     // After the signals are held: its threads must not catch them.
-    let server = serve::Server::start(&config.serve, given);
+    let server = serve::Server::start(&config.serve, given.servers);
+    let seconds = given.seconds;
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -94,7 +95,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         }
     };
     let local = LocalSet::new();
-    let code = local.block_on(&runtime, daemon(config, options, live, server));
+    let code = local.block_on(&runtime, daemon(config, options, live, server, seconds));
     drop(local);
     // Lookups that hang in the resolver must not hold up a stop.
     runtime.shutdown_background();
@@ -130,6 +131,7 @@ async fn daemon(
     options: Options,
     live: bool,
     server: Option<serve::Server>,
+    seconds: Option<std::os::unix::net::UnixDatagram>,
 ) -> ExitCode {
     let started = clock::monotonic_now();
     let (config, world, steering_why) = prepare(config, &options);
@@ -203,7 +205,8 @@ async fn daemon(
     };
     // A simulated clock has no business with the board's light.
     let led = if simulated { String::new() } else { config.led.clone() };
-    let resync = Resync::new(config, world, steering_why, memory, shared.clone(), server);
+    let given = (server, seconds);
+    let resync = Resync::new(config, world, steering_why, memory, shared.clone(), given);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(resync.run(inbox, stop.clone()));
     tasks.spawn_local(monitor::run(shared.clone(), recorder, led, stop.clone()));

@@ -25,6 +25,7 @@ use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -112,7 +113,7 @@ impl Resync {
         steering_why: Option<String>,
         mut memory: Memory,
         shared: Shared,
-        server: Option<Server>,
+        (server, seconds): (Option<Server>, Option<UnixDatagram>),
     ) -> Self {
         let kept = memory.kept(BUILT);
         let settled = memory.settled();
@@ -125,7 +126,7 @@ impl Resync {
         let configured: &[ServerEntry] = if config.ntp.enabled { &config.ntp.servers } else { &[] };
         let (mut servers, mut specs) = Servers::new(configured, memory.addresses(), now.raw);
         let gps = match &world {
-            World::Real(_) => Gps::open(&config.gps, specs.len()),
+            World::Real(_) => Gps::open(&config.gps, specs.len(), seconds),
             World::Simulated(_) => None,
         };
         let gps = gps.map(|(gps, spec)| {
@@ -184,6 +185,10 @@ impl Resync {
     /// Runs until told to stop.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Asked>, mut stop: watch::Receiver<bool>) {
         let mut network = NetworkWatch::new();
+        if let Some((id, why)) = self.gps.as_mut().and_then(|g| g.trouble.take().map(|w| (g.id, w)))
+        {
+            self.feed(Input::Failed(id, why, Bogus::default()));
+        }
         self.feed(Input::Tick);
         loop {
             let when = self.next_wake();
@@ -293,7 +298,13 @@ impl Resync {
         let now = self.world.read();
         let view = self.engine.view(now);
         let Some(gps) = &mut self.gps else { return };
-        let Some(second) = refclock::parse(datagram) else { return };
+        let second = match refclock::parse(datagram) {
+            Ok(second) => second,
+            Err(why) => {
+                let id = gps.id;
+                return self.feed(Input::Barred(id, why));
+            }
+        };
         let known = view.offset.filter(|_| view.fixed_for.is_some());
         if let Some(group) = gps.gatherer.take(now, &second, known, view.frequency) {
             let id = gps.id;
@@ -622,6 +633,7 @@ impl Resync {
             trouble: self.memory.trouble.clone(),
             foreign_steering: self.foreign_frequencies >= 3,
             serve: self.serve(now),
+            serves_in_vain: self.config.serve.enabled && self.server.is_none(),
             view,
         };
         self.shared.publish_clock(section, measured);
@@ -689,7 +701,7 @@ impl Resync {
             requests: s.requests,
             replies: s.replies,
             last_reply_s: s.last.map(|(at, _)| (now.raw - at).as_secs_f64()),
-            next_poll_s: Some((s.next_poll - now.raw).as_secs_f64().max(0.0)),
+            next_poll_s: (!s.spec.passive).then(|| (s.next_poll - now.raw).as_secs_f64().max(0.0)),
             trusted: s.spec.trust,
             rejected,
         }
@@ -699,20 +711,27 @@ impl Resync {
 /// The receiver beside us.
 struct Gps {
     id: ServerId,
-    socket: Seconds,
+    /// None where it could not be opened: why, until that was said.
+    socket: Option<Seconds>,
+    trouble: Option<Why>,
     gatherer: Gatherer,
 }
 
 impl Gps {
-    fn open(config: &crate::config::Gps, id: ServerId) -> Option<(Self, ServerSpec)> {
+    fn open(
+        config: &crate::config::Gps,
+        id: ServerId,
+        before: Option<UnixDatagram>,
+    ) -> Option<(Self, ServerSpec)> {
         if config.sock.as_os_str().is_empty() {
             return None;
         }
-        let socket = match Seconds::bind(&config.sock) {
-            Ok(socket) => socket,
+        let (socket, trouble) = match Seconds::open(&config.sock, before) {
+            Ok(socket) => (Some(socket), None),
             Err(e) => {
-                warn!(EVENT = "gps", "gpsd cannot reach us at {}: {e}", config.sock.display());
-                return None;
+                let at = config.sock.display();
+                warn!(EVENT = "gps", "gpsd cannot reach us at {at}: {e}; restart us when it can");
+                (None, Some(Why::Local(format!("{at}: {e}"))))
             }
         };
         let spec = ServerSpec {
@@ -722,16 +741,18 @@ impl Gps {
             passive: true,
             ..ServerSpec::default()
         };
-        Some((Self { id, socket, gatherer: Gatherer::new(config.uncertainty) }, spec))
+        Some((Self { id, socket, trouble, gatherer: Gatherer::new(config.uncertainty) }, spec))
     }
 }
 
 /// The next datagram of gpsd; never, without a receiver.
 async fn heard(gps: Option<&Gps>) -> Vec<u8> {
-    let Some(gps) = gps else { return std::future::pending().await };
+    let Some(socket) = gps.and_then(|gps| gps.socket.as_ref()) else {
+        return std::future::pending().await;
+    };
     let mut buffer = [0; crate::os::gps::ROOM];
     loop {
-        match gps.socket.next(&mut buffer).await {
+        match socket.next(&mut buffer).await {
             Ok(length) => return buffer[..length].to_vec(),
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }

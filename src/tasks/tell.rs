@@ -139,6 +139,31 @@ impl Teller {
                        "error_bound_us": bound.as_micros_f64()})
             }
             Event::Dropped(id, why) => return self.dropped(now, *id, *why, &name(*id)),
+            // A receiver of our own has nothing to do with the network.
+            Event::Silent(id, why) if engine.sources()[*id].spec.passive => {
+                let source = name(*id);
+                self.say(now.raw, *id, Rejected::COUNT, || {
+                    warn!(
+                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
+                        EVENT = "source_left_out",
+                        SOURCE = source.as_str(),
+                        "{source} is silent: {why}"
+                    );
+                });
+                json!({"event": "source_silent", "source": source, "why": why.to_string()})
+            }
+            Event::Heard(id) if engine.sources()[*id].spec.passive => {
+                let source = name(*id);
+                self.say(now.raw, *id, Rejected::COUNT + 1, || {
+                    info!(
+                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
+                        EVENT = "source_used",
+                        SOURCE = source.as_str(),
+                        "{source} is heard again"
+                    );
+                });
+                json!({"event": "source_heard", "source": source})
+            }
             Event::Silent(id, why) => {
                 let line = self.silence.fell(now.raw, *id, why.to_string(), all_silent(engine));
                 self.of_silence(now.raw, engine, line);
