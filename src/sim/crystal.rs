@@ -44,6 +44,8 @@ pub struct Crystal {
     chance: Random,
     weather: Random,
     second: i64,
+    /// Cold at this second.
+    cold: i64,
     phase: f64,
     rate: f64,
     walked: f64,
@@ -64,6 +66,7 @@ impl Crystal {
             chance: Random::new(seed, 1),
             weather: Random::new(seed, 2),
             second: 0,
+            cold: 0,
             phase: 0.0,
             rate: 0.0,
             walked: 0.0,
@@ -84,7 +87,8 @@ impl Crystal {
             ppm += amplitude * libm::sin(std::f64::consts::TAU * t / period);
         }
         if let Some((gain, tau)) = p.warming {
-            ppm += gain * (1.0 - libm::exp(-t / tau));
+            let on = (self.second - self.cold) as f64;
+            ppm += gain * (1.0 - libm::exp(-on / tau));
         }
         if let Some((gain, from, over)) = p.ramp {
             ppm += gain * ((t - from) / over).clamp(0.0, 1.0);
@@ -124,6 +128,10 @@ impl Crystal {
         self.rate = self.rate_now();
     }
 
+    /// It was without power for long, and warms up again.
+    pub fn cool(&mut self) {
+        self.cold = self.second;
+    }
     /// Goes on to true time `ns` (never back).
     pub fn advance(&mut self, ns: i64) {
         while (self.second + 1) * 1_000_000_000 <= ns {

@@ -1,11 +1,11 @@
 //! A scenario lived through by the whole engine: what `simulate` prints and the benchmarks judge.
-use super::outcome::{Outcome, Watch};
+use super::outcome::{Outcome, PROMISED, Watch};
 use super::scenario::Scenario;
 use super::world::{Flight, World};
 use crate::engine::discipline::{Correction, Limits};
 use crate::engine::packet::{Bogus, Exchange, Why};
 use crate::engine::source::ServerSpec;
-use crate::engine::{Engine, Event, Input, Output, Settings};
+use crate::engine::{Engine, Event, Input, Output, Phase, Settings};
 use crate::units::{Nanos, RawTime};
 use std::collections::VecDeque;
 
@@ -13,6 +13,7 @@ const SECOND: i64 = 1_000_000_000;
 /// A request without an answer is given up after this.
 const TIMEOUT: i64 = 10 * SECOND;
 const TEMPERATURE_EVERY: i64 = 60 * SECOND;
+const PROMISE_EVERY: f64 = 60.0;
 
 enum Happening {
     Ask(usize),
@@ -30,6 +31,8 @@ struct Run<'a> {
     flights: Vec<(i64, Happening)>,
     first: Option<f64>,
     steps: u32,
+    /// When 20 ms were promised last.
+    promised: Option<f64>,
 }
 
 fn engine(
@@ -113,13 +116,30 @@ impl Run<'_> {
         self.feed(Input::Tick);
     }
 
-    fn judge(&self, watch: &mut Watch) {
+    /// What `status` tells while no server is heard, once a minute.
+    fn promise(&mut self, watch: &mut Watch, seconds: f64) {
+        let now = self.world.reading();
+        if self.engine.view(now).phase != Phase::Holdover {
+            self.promised = None;
+            return;
+        }
+        if self.promised.is_some_and(|last| seconds - last < PROMISE_EVERY) {
+            return;
+        }
+        if let Some(span) = self.engine.keeps_within(now, Nanos::from_secs_f64(PROMISED)) {
+            watch.promise(seconds, span.as_secs_f64(), self.promised.is_none());
+        }
+        self.promised = Some(seconds);
+    }
+
+    fn judge(&mut self, watch: &mut Watch) {
         let seconds = self.world.now() as f64 * 1e-9;
         let error = self.world.offset().as_secs_f64();
         if self.first.is_none() {
             return;
         }
         watch.start(seconds, error);
+        watch.kept(seconds, error);
         if seconds <= self.scenario.judged_from {
             return;
         }
@@ -127,6 +147,7 @@ impl Run<'_> {
         let wrong = stated.map(|e| (self.world.truth_minus_raw() - e.truth).as_secs_f64());
         let bound = stated.map(|e| e.bound.as_secs_f64());
         let frequency = stated.map(|e| e.frequency.get() + self.world.crystal_ppm());
+        self.promise(watch, seconds);
         watch.judge_apart(error, wrong.unwrap_or(error), bound, frequency);
     }
 }
@@ -136,8 +157,17 @@ impl Run<'_> {
 pub fn simulate(scenario: &Scenario, seed: u64, interval: Nanos) -> Outcome {
     let world = World::new(scenario, seed);
     let engine = engine(scenario, &world, seed, interval, None);
-    let mut run =
-        Run { scenario, world, engine, seed, interval, flights: Vec::new(), first: None, steps: 0 };
+    let mut run = Run {
+        scenario,
+        world,
+        engine,
+        seed,
+        interval,
+        flights: Vec::new(),
+        first: None,
+        steps: 0,
+        promised: None,
+    };
     let mut watch = Watch::default();
     let end = (scenario.hours * 3600.0) as i64 * SECOND;
     let mut cuts = scenario.power_cuts.iter().map(|&(at, off)| ((at * 1e9) as i64, off)).peekable();
@@ -155,6 +185,7 @@ pub fn simulate(scenario: &Scenario, seed: u64, interval: Nanos) -> Outcome {
         if at == cut {
             let off = cuts.next().map_or(0.0, |c| c.1);
             run.power_cut(off);
+            watch.taken_back();
             next_judge = next_judge.max(run.world.now());
             next_temperature = next_temperature.max(run.world.now());
         } else if at == ending {

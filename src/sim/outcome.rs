@@ -25,6 +25,14 @@ pub struct Outcome {
     pub packets_per_server_day: f64,
     /// Share of the seconds in which the error was inside the stated bound (no bound stated counts as inside).
     pub coverage: f64,
+    /// Share of the seconds in which a bound was stated.
+    pub stated: f64,
+    /// How often, once a minute without servers, it was told for how long 20 ms will be kept.
+    pub promises: u32,
+    /// How many of these were not kept.
+    pub broken: u32,
+    /// The first promise of the last time without servers, s from then on.
+    pub promised_s: Option<f64>,
     /// Median of the stated bound, µs; `None` when never stated.
     pub bound_median_us: Option<f64>,
     /// That median by the RMS.
@@ -50,7 +58,15 @@ pub struct Watch {
     worst_frequency: f64,
     /// Since when the error has been below 20 ms and below 1 ms; once held for a minute it is kept.
     held: [(Option<f64>, Option<f64>); 2],
+    /// Seconds until which promises that were told hold.
+    open: Vec<f64>,
+    promises: u32,
+    broken: u32,
+    promised: Option<f64>,
 }
+
+/// What a promise is about, s: the default threshold of the alert.
+pub const PROMISED: f64 = 0.020;
 
 impl Watch {
     /// Notes the error of the clock (seconds) at second `t`, for the time until steady.
@@ -65,6 +81,26 @@ impl Watch {
                 *kept = *since;
             }
         }
+    }
+    /// A promise is told at second `t`: the error stays below [`PROMISED`] for so many seconds.
+    pub fn promise(&mut self, t: f64, span: f64, first: bool) {
+        self.promises += 1;
+        self.open.push(t + span);
+        if first {
+            self.promised = Some(span);
+        }
+    }
+    /// Looks at the promises at second `t`: each is broken once.
+    pub fn kept(&mut self, t: f64, error: f64) {
+        self.open.retain(|&until| until > t);
+        if error.abs() >= PROMISED {
+            self.broken += self.open.len() as u32;
+            self.open.clear();
+        }
+    }
+    /// What was promised does not hold any more: the clock has lost its time, and says so.
+    pub fn taken_back(&mut self) {
+        self.open.clear();
     }
     /// Judges one second: the clock's error and the stated bound (seconds), the frequency's error (ppm).
     pub fn judge(&mut self, error: f64, bound: Option<f64>, frequency_error: Option<f64>) {
@@ -105,6 +141,7 @@ impl Watch {
                 .get(((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1)))
                 .copied()
         };
+        let stated = self.bounds.len() as f64 / n;
         let bound_median_us = part(&self.bounds, 0.5).map(f64::from);
         Outcome {
             rms_us,
@@ -112,6 +149,10 @@ impl Watch {
             p95_us: part(&size, 0.95).map_or(0.0, f64::from),
             max_us: size.last().copied().map_or(0.0, f64::from),
             coverage: f64::from(self.inside) / n,
+            stated,
+            promises: self.promises,
+            broken: self.broken,
+            promised_s: self.promised,
             bound_median_us,
             width_over_rms: bound_median_us.filter(|_| rms_us > 0.0).map(|b| b / rms_us),
             within_20ms_s: self.held[0].1,

@@ -32,7 +32,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, by name.
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 30] = [
     "S1",
     "S2",
     "S3",
@@ -45,6 +45,8 @@ pub const NAMES: [&str; 28] = [
     "S8",
     "S9",
     "S9t",
+    "S9d",
+    "shade",
     "heat",
     "heat-t",
     "route",
@@ -203,6 +205,40 @@ pub fn scenario(name: &str) -> Option<Scenario> {
             }),
             power_cuts: vec![(3.0 * HOUR, 60.0)],
             judged_from: 600.0,
+            ..base
+        },
+        "S9d" => {
+            let day = scenario("S9")?;
+            let out = 20.0 * HOUR;
+            let servers = four(|n| {
+                let hidden = [0.0, 0.010, 0.020, 0.005][usize::from(n & 3)];
+                hotspot(0.030 + hidden, 0.030).with(out, out + 420.0, Weather::PowerSave).with(
+                    out + 420.0,
+                    out + 8.0 * HOUR,
+                    Weather::Outage,
+                )
+            });
+            Scenario {
+                name,
+                about: "12 h on a hotspot, a night without power, then a match day without a power cut",
+                hours: 29.0,
+                servers,
+                power_cuts: vec![(12.0 * HOUR, 8.0 * HOUR)],
+                judged_from: out + 600.0,
+                ..day
+            }
+        }
+        "shade" => Scenario {
+            about: "S4's crystal in the shade: 12 h of Wi-Fi, a night without power, a quarter of an hour of Wi-Fi, 7 h blind",
+            hours: 27.4,
+            crystal: CrystalPlan {
+                sine: Some((0.2, 3600.0)),
+                warming: Some((4.0, 200.0)),
+                ..quiet(-14.0)
+            },
+            servers: only(wifi().with(20.25 * HOUR, 28.0 * HOUR, Weather::Outage)),
+            power_cuts: vec![(12.0 * HOUR, 8.0 * HOUR)],
+            judged_from: 20.25 * HOUR,
             ..base
         },
         "heat" | "heat-t" => Scenario {

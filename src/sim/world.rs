@@ -53,6 +53,8 @@ pub struct World {
 
 /// The raw clock at the start: a machine up for twenty seconds.
 const BOOTED: i64 = 20_000_000_000;
+/// A board is cold after so long without power.
+const COOLS: Nanos = Nanos::from_secs(600);
 
 impl World {
     /// The world of this scenario, its chances drawn from `seed`.
@@ -165,6 +167,9 @@ impl World {
     /// The power fails for so long: the raw clock starts again, our clock shows `utc`.
     pub fn restart(&mut self, off: Nanos, utc: UtcTime) {
         self.advance(self.now + off.get());
+        if off > COOLS {
+            self.crystal.cool();
+        }
         self.raw_zero += BOOTED - self.raw().as_nanos();
         self.clock = SimClock::new(self.raw(), utc);
     }

@@ -49,6 +49,20 @@ const WARMING: f64 = 2.5e-6;
 /// … with this time constant after boot, seconds.
 const WARM_UP: f64 = 240.0;
 
+/// From then on it is warm.
+pub(super) const WARM: f64 = 4.0 * WARM_UP;
+/// What was known before loses this much per second of measuring (variance, 0.5 ppm in an hour).
+const AGES: f64 = 0.25e-12 / 3600.0;
+
+/// What the crystal's frequency will be once it is warm: known from other days.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Warm {
+    pub frequency: f64,
+    pub variance: f64,
+    /// How much of the third number of the state is in it.
+    pub third: f64,
+}
+
 impl Wander {
     /// The first number of the state that is not always zero.
     pub(super) const fn first(&self) -> usize {
@@ -222,6 +236,28 @@ impl Belief {
         }
     }
 
+    /// Whatever a few minutes of a cold crystal say of its frequency, a warm one has the one that is
+    /// known. The less it agrees with what was measured, the less it counts.
+    fn recall(&mut self, known: &Warm, boot: f64) {
+        let (m, p) = (&mut self.mean, &mut self.cov);
+        let mut gain = [0.0; HEAD];
+        for (g, row) in gain.iter_mut().zip(p.iter()) {
+            *g = row[FREQUENCY] + known.third * row[SWING];
+        }
+        let ours = gain[FREQUENCY] + known.third * gain[SWING];
+        let cold = 2.0 * WARMING * libm::exp(-boot / WARM_UP);
+        let variance = known.variance + cold * cold + AGES * (boot - WARM).max(0.0);
+        let apart = known.frequency - m[FREQUENCY] - known.third * m[SWING];
+        let doubt = (apart * apart / (ours + variance) / 4.0).max(1.0);
+        let share = 1.0 / (ours + variance * doubt * doubt);
+        for i in 0..HEAD {
+            m[i] += gain[i] * apart * share;
+            for j in 0..HEAD {
+                p[i][j] -= gain[i] * gain[j] * share;
+            }
+        }
+    }
+
     /// The sum x + B or −x + B: P·h, mean and variance.
     fn sum(&self, direction: usize, slot: usize, used: Range<usize>) -> Trace {
         let sign = if direction == 0 { 1.0 } else { -1.0 };
@@ -334,6 +370,8 @@ pub(super) struct Member {
     /// Belief after its last.
     pub after: Belief,
     pub sites: [Site; WINDOW],
+    /// The warm crystal's frequency, if it was cold at the start and is known.
+    pub warm: Option<Warm>,
     /// Log weight by past predictions …
     pub weight: f64,
     /// … and without any.
@@ -355,6 +393,7 @@ impl Member {
             before: Belief::nothing(),
             after: Belief::nothing(),
             sites: [Site { tau: [0.0; 2], nu: [0.0; 2] }; WINDOW],
+            warm: None,
             weight: common,
             common,
         }
@@ -557,6 +596,12 @@ impl Member {
     pub(super) fn at(&self, to: &Moment, warmth: &[f64; KINDS]) -> ([f64; 3], [f64; 2]) {
         let mut belief = self.after;
         let back = (to.t - belief.t).min(0.0);
+        if let Some(warm) = &self.warm {
+            let there = WARM - self.wander.born;
+            let first = Moment { t: to.t.min(there), ..*to };
+            belief.predict(&first, &self.wander, HEAD, &[0.0; SLOTS]);
+            belief.recall(warm, belief.t + self.wander.born);
+        }
         belief.predict(to, &self.wander, HEAD, &[0.0; SLOTS]);
         let (m, p) = (&belief.mean, &belief.cov);
         let third = self.third(warmth);

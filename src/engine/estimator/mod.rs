@@ -55,7 +55,8 @@ mod thermal;
 
 use crate::units::{Nanos, Ppm, RawTime};
 use member::{
-    Belief, FREQUENCY, HEAD, Member, OFFSET, RATE, SWING, Seconds, Shared, Trace, WINDOW, Wander,
+    Belief, FREQUENCY, HEAD, Member, OFFSET, RATE, SWING, Seconds, Shared, Trace, WARM, WINDOW,
+    Wander, Warm,
 };
 use mixture::{COVER, within};
 use server::{SLOTS, Server, Tally};
@@ -366,6 +367,14 @@ impl Estimator {
         let born = self.origin.map_or(0.0, |(zero, _)| zero.as_nanos() as f64 * 1e-9);
         for m in &mut self.members {
             m.wander.born = born;
+            let third = match m.wander.thermal {
+                Some(kind) => slopes[kind].2,
+                None => 1.0,
+            };
+            let frequency = self.prior.frequency.get() * 1e-6;
+            let variance = (self.prior.sd.get() * 1e-6).powi(2);
+            let known = self.prior.sd.get() < UNKNOWN_PPM;
+            m.warm = (known && born < WARM).then_some(Warm { frequency, variance, third });
             let mut b = Belief::nothing();
             b.t = first.t;
             b.heat = m.wander.heat(&first.heat);
