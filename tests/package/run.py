@@ -3,6 +3,7 @@
 
   run.py [DEB] [NAME…]     all tests, or those whose sentence contains one of the names (spaces or underscores)
   run.py --list
+  run.py --long [MINUTES]  only how well two machines agree after that time (60 min)
 
 setup.sh makes the machine, debian/build.sh the packages (amd64, and arm64 beside it). A test that fails is tried once
 more from the beginning, and the report says so.
@@ -57,6 +58,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="a package, parts of the sentences of the tests to run")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--long", nargs="?", type=float, const=60, metavar="MINUTES")
     parser.add_argument("--jobs", type=int, default=2, help="machines side by side")
     options = parser.parse_args()
     if options.list:
@@ -68,14 +70,15 @@ def main():
     deb = debs[0] if debs else newest()
     if not deb:
         sys.exit("there is no package: debian/build.sh amd64; debian/build.sh arm64")
-    chosen = sorted((t for t in TESTS if not names or any(n in t[0] for n in names)), key=lambda t: -t[1])
+    tests = pair.LONG if options.long else TESTS
+    chosen = sorted((t for t in tests if not names or any(n in t[0] for n in names)), key=lambda t: -t[1])
     if not chosen:
         sys.exit("no test has such a name: run.py --list")
     subprocess.run([HERE + "/setup.sh"], check=True)
     folder = tempfile.TemporaryDirectory(prefix="leadville-packages-")     # a build meanwhile replaces nothing
     for path in glob.glob(os.path.dirname(deb) + "/*.deb"):
         shutil.copy(path, folder.name)
-    bench = types.SimpleNamespace(deb=f"{folder.name}/{os.path.basename(deb)}")
+    bench = types.SimpleNamespace(deb=f"{folder.name}/{os.path.basename(deb)}", minutes=options.long)
 
     def interrupted(*_):
         for process in list(qemu.RUNNING):

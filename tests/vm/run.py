@@ -20,6 +20,7 @@ import traceback
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import core  # noqa: E402
+import receiver  # noqa: E402
 import timer  # noqa: E402
 import vm  # noqa: E402
 from bench import ROOT, Guest, HostClock, Wrong, chronyd, free_port  # noqa: E402
@@ -67,7 +68,7 @@ def judge(sentence, function, bench):
 
 
 def main(tests=None, name="vm-test"):
-    tests = tests or core.TESTS + timer.TESTS
+    tests = tests or core.TESTS + receiver.TESTS + timer.TESTS
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary", nargs="?", default=ROOT + "/target/release/leadville-timesync")
     parser.add_argument("names", nargs="*", help="parts of the sentences of the tests to run")

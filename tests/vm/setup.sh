@@ -52,4 +52,17 @@ if [ "$arch" = amd64 ]; then
   say "the guest is booted once and kept as a snapshot (about 1 min, once)" > "$dir/snap-$suite.log"
   VM_DIR=$dir python3 "$here/snap.py" make "$suite" >> "$dir/snap-$suite.log" 2>&1 || { tail -30 "$dir/snap-$suite.log"; exit 1; }
 fi
+# gpsd for the guest, which has no time to ask a mirror; newer ones are taken when the folder is removed.
+debs=$dir/gpsd-trixie
+if [ "$suite-$arch" = trixie-amd64 ] && ! [ -d "$debs" ]; then
+  say "fetching Debian's gpsd (once)"
+  apt=$(mktemp -d "$dir/apt.XXXXXX"); mkdir -p "$apt/lists/partial" "$debs.new"; : > "$apt/status"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $("$here/mirror.sh") trixie main" > "$apt/sources.list"
+  fetch() {
+    apt-get -qq -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$apt/lists" \
+      -o Dir::State::status="$apt/status" -o Dir::Cache="$apt" -o APT::Architecture=amd64 -o APT::Sandbox::User=root "$@"
+  }
+  fetch update && (cd "$debs.new" && fetch download gpsd libgps30t64 libusb-1.0-0 libbluetooth3 netbase adduser)
+  rm -rf "$apt"; mv "$debs.new" "$debs"
+fi
 find "$dir" -mindepth 1 -maxdepth 1 \( -name 'img-*' -o -name 'booted-*' \) -mtime +7 -exec rm -rf {} +
