@@ -46,6 +46,16 @@ impl Daemon {
 
     /// `launch` makes the command from the program's words and the port.
     fn start_by(servers: &[String], serve: &str, launch: impl Fn(&[&str], u16) -> Command) -> Self {
+        let daemon = Self::launch_by(servers, serve, launch);
+        let _ = daemon.until("it serves", |s| s["serve"]["listen"].is_array());
+        daemon
+    }
+
+    fn launch_by(
+        servers: &[String],
+        serve: &str,
+        launch: impl Fn(&[&str], u16) -> Command,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (socket, log) = (folder.path().join("timesync.sock"), folder.path().join("log"));
         let (config, port) = (folder.path().join("timesync.toml"), free_port());
@@ -77,9 +87,7 @@ impl Daemon {
             .stderr(out)
             .spawn()
             .expect("the daemon starts");
-        let daemon = Self { _process: Running(process), _folder: folder, socket, log, port };
-        let _ = daemon.until("it serves", |s| s["serve"]["listen"].is_array());
-        daemon
+        Self { _process: Running(process), _folder: folder, socket, log, port }
     }
 
     fn tell(&self, args: &[&str]) -> Output {
@@ -364,6 +372,22 @@ fn who_asks_too_often_is_answered_a_few_times_only() {
     let answered = (0..40).filter(|_| client.ask(0x23).is_some()).count();
     assert!((6..=7).contains(&answered), "{answered}");
     daemon.until("it is counted", |s| s["serve"]["too_often"].as_u64() >= Some(30));
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_in_status_and_journal() {
+    let taken = std::cell::OnceCell::new();
+    let daemon = Daemon::launch_by(&[], "", |program, port| {
+        taken.set(UdpSocket::bind(("127.0.0.1", port)).unwrap()).unwrap();
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]);
+        command
+    });
+    let status = daemon.until("it runs", |s| s["hints"].is_array());
+    let hints = status["hints"].to_string();
+    assert!(hints.contains("no time is served"), "{hints}");
+    let log = fs::read_to_string(&daemon.log).unwrap();
+    assert!(log.contains("no time is served on 127.0.0.1:") && log.contains("in use"), "{log}");
 }
 
 #[test]
