@@ -92,6 +92,13 @@ def the_page_is_off_until_enabled_answers_at_the_address_it_was_given_and_has_no
         proc = dict(line.split(":", 1) for line in m.run(f"cat /proc/{pid}/status").splitlines() if ":" in line)
         powers = [proc[name].strip() for name in ("CapEff", "CapBnd", "CapPrm", "CapAmb")]
         check(set(powers) == {"0" * 16} and proc["Uid"].split()[0] != "0" and proc["Seccomp"].strip() == "2", f"its rights: {proc}")
+        # Of the group that may command the daemon it may only ask.
+        check(proc["Uid"].split()[0] == m.run("id -u leadville-timesync-web").strip(), f"its user: {proc['Uid']}")
+        there = "setpriv --reuid leadville-timesync-web --regid leadville-timesync-web --groups leadville leadville-timesync"
+        m.run(f"{there} status")
+        code, said = m.vm.run(f"{there} lock 2>&1")[:2]
+        check(code == 1 and "a phone shows, and nothing else" in said, f"the page's user holds the clock still: {code} {said}")
+
         exposure = float(m.run(f"systemd-analyze security --no-pager {PAGE} | tail -1").split(":")[1].split()[0])
         check(exposure <= 1.9, f"exposure {exposure}")
 
