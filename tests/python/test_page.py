@@ -4,6 +4,7 @@ import json
 import pathlib
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -190,6 +191,79 @@ class Page(unittest.TestCase):
             self.assertNotIn(b"root:", said)
         self.assertEqual(self.get("/chart.svg?since=1h&width=4294967295")[0], 200)
         self.assertEqual(self.get("/")[0], 200)
+
+
+class PhoneTime(unittest.TestCase):
+    """A phone's time, sent as the page sends it and otherwise; no server is asked."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        config, self.socket = pathlib.Path(folder.name, "timesync.toml"), folder.name + "/timesync.sock"
+        config.write_text("[ntp]\nenabled = false\n[web]\nphone_time = true\n", encoding="ascii")
+        daemon = subprocess.Popen([BINARY, "--socket", self.socket, "run", "--simulate", "--plain", "--config", config],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.page = subprocess.Popen([BINARY + "-web", "--config", config, "--socket", self.socket, "--listen", "127.0.0.1:0"],
+                                     stdout=subprocess.PIPE, text=True)
+        self.port = int(self.page.stdout.readline().rstrip("/\n").rsplit(":", 1)[1])
+
+        def end():
+            for process in (self.page, daemon):
+                process.terminate()
+                process.wait(10)
+            self.page.stdout.close()
+        self.addCleanup(end)
+        deadline = time.monotonic() + 20
+        while not pathlib.Path(self.socket).exists():
+            self.assertLess(time.monotonic(), deadline, "the daemon does not start")
+            time.sleep(0.05)
+
+    def post(self, body, source="127.0.0.1", **headers):
+        sent = {"Host": f"127.0.0.1:{self.port}", "Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json",
+                "Content-Length": str(len(body))} | {k.replace("_", "-"): v for k, v in headers.items()}
+        with socket.create_connection(("127.0.0.1", self.port), 10, (source, 0)) as s:
+            lines = "".join(f"{k}: {v}\r\n" for k, v in sent.items() if v)
+            s.sendall(f"POST /api/set-time HTTP/1.1\r\nConnection: close\r\n{lines}\r\n".encode() + body)
+            said = b""
+            while part := s.recv(65536):
+                said += part
+        head, _, text = said.partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(text)
+
+    def said(self, apply, **changes):
+        status = lt.status(self.socket)
+        said = {"utc_ms": status["utc_ns"] / 1e6 + 5000, "monotonic_ns": status["monotonic_ns"], "delay_ms": 60, "apply": apply}
+        return json.dumps(said | changes).encode()
+
+    def by_hand(self):
+        return lt.status(self.socket)["by_hand"]
+
+    def test_only_the_page_itself_is_heard_and_only_what_it_says(self):
+        said = self.said(True)
+        for code, headers in ((403, {"Origin": None}), (403, {"Origin": "http://evil.example"}), (403, {"Sec_Fetch_Site": "cross-site"}),
+                              (403, {"Host": "evil.example", "Origin": "http://evil.example"}), (415, {"Content_Type": "text/plain"}),
+                              (413, {"Content_Length": "100000"})):
+            self.assertEqual(self.post(said, **headers)[0], code, headers)
+        self.assertEqual(self.post(b"[" * 600)[0], 413)
+        self.assertEqual(self.post(self.said(True, how="set-time"))[0], 400)
+        self.assertEqual(self.post(self.said(True, delay_ms=1e6))[0], 400)
+        began = time.monotonic()
+        self.assertEqual(self.post(said[:-5], Content_Length=str(len(said)))[0], 408, "what never ends is given up")
+        self.assertLess(time.monotonic() - began, 8)
+        self.assertIsNone(self.by_hand())
+
+    def test_a_try_changes_nothing_a_yes_does_and_ten_a_minute_are_heard(self):
+        code, told = self.post(self.said(False))
+        self.assertEqual((code, told["reply"], told["moves"]), (200, "weighed", True), told)
+        self.assertAlmostEqual(told["offset_us"], 5e6, delta=5e4)
+        self.assertAlmostEqual(told["bound_us"], 2.03e6, delta=1e3)
+        self.assertIsNone(self.by_hand())
+        self.assertEqual(self.post(self.said(True))[0], 200)
+        self.assertEqual(self.by_hand()["how"], "phone")
+        self.assertEqual(self.page.stdout.readline(), "the time of a phone at 127.0.0.1 is taken\n")
+        codes = [self.post(self.said(False))[0] for _ in range(12)]
+        self.assertEqual(codes[-1], 429, codes)
+        self.assertEqual(self.post(self.said(False), source="127.0.0.2")[0], 200, "one that asks too much takes nothing from others")
 
 
 if __name__ == "__main__":
