@@ -135,7 +135,9 @@ impl<const PORT: u16> Endpoint<PORT> {
     /// Address and port, if the host is an address.
     #[must_use]
     pub fn literal_address(&self) -> Option<SocketAddr> {
-        self.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port))
+        // An IPv4 address written as IPv6 is the same server.
+        let ip = self.host.parse::<IpAddr>().ok()?.to_canonical();
+        Some(SocketAddr::new(ip, self.port))
     }
 }
 

@@ -343,6 +343,7 @@ impl Engine {
     /// A server is not configured any more: never asked again, no vote.
     pub fn retire(&mut self, id: ServerId) {
         self.sources[id].retired = true;
+        self.sources[id].standing = Standing::Waiting;
         self.sources[id].void();
         self.estimator.forget(id);
         self.selected.retain(|&s| s != id);
@@ -383,6 +384,10 @@ impl Engine {
         }
         match input {
             Input::Tick => {}
+            // Of a server that was taken away, or was not asked, nothing counts.
+            Input::Exchange(id, _) | Input::Failed(id, ..) | Input::Barred(id, _)
+                if self.sources[id].retired => {}
+            Input::Exchange(id, _) if self.sources[id].asked.is_none() => {}
             Input::Exchange(id, exchange) => self.reply(now, id, exchange),
             Input::Failed(id, why, bogus) => self.silence(now, id, why, bogus),
             Input::Barred(id, why) => {
@@ -683,7 +688,7 @@ impl Engine {
         // Smearing begins half a day before the leap second and ends half a day after it.
         let leap_near = self.leap_seen.is_some_and(|at| now - at < DAY);
         let mut out = Vec::with_capacity(self.sources.len());
-        let mut seen: Vec<([u8; 4], u64, Nanos, u8)> = Vec::new();
+        let mut seen = Vec::new();
         let confirmed = (0..self.sources.len()).any(|i| {
             self.sources[i].reach != 0 && self.sources[i].sample_count() > 0 && !self.is_local(i)
         });
@@ -703,15 +708,19 @@ impl Engine {
                     Standing::Unused("smears the leap second; left out near one".into());
                 continue;
             }
-            // The same server under two names is one vote. Nearby ones are taken at their word.
+            // The same server under two names is one vote. Nearby ones are taken at their word. Who
+            // shows another's reference beside another time is somebody else, and votes himself.
             if let Some((_, r)) = s.last.filter(|(_, r)| !s.spec.nearby && r.reference_time != 0) {
                 let key = (r.reference_id, r.reference_time, r.root_delay, r.stratum);
-                if seen.contains(&key) {
+                let same = |(other, i): &(_, select::Interval)| {
+                    *other == key && (i.centre - interval.centre).abs() <= i.half + interval.half
+                };
+                if seen.iter().any(same) {
                     self.sources[id].standing =
                         Standing::Unused("is the same server as another one here".into());
                     continue;
                 }
-                seen.push(key);
+                seen.push((key, interval));
             }
             out.push(interval);
         }
@@ -735,6 +744,7 @@ impl Engine {
             return;
         }
         let vote = select::vote(&intervals).or_else(|| self.lenient_vote(now.raw));
+        let vote = vote.filter(|_| !self.contradicted(now.raw));
         let Some(vote) = vote else {
             self.quarrel(now);
             if !self.fixed() {

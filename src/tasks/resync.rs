@@ -570,8 +570,7 @@ impl Resync {
         let wanted: &[ServerEntry] = if config.ntp.enabled { &config.ntp.servers } else { &[] };
         for entry in 0..self.servers.entries() {
             if !wanted.contains(self.servers.entry(entry)) {
-                let ids: Vec<ServerId> = self.servers.of(entry).collect();
-                for id in ids {
+                for id in self.servers.retire(entry) {
                     self.engine.retire(id);
                 }
             }
@@ -584,9 +583,7 @@ impl Resync {
                 continue;
             };
             // Back again after an earlier reload took it away: it begins anew in its old place.
-            let retired: Vec<ServerId> =
-                self.servers.of(known).filter(|id| self.engine.sources()[*id].retired).collect();
-            for id in retired {
+            for id in self.servers.revive(known, now) {
                 self.engine.revive(id, now);
             }
         }

@@ -14,6 +14,8 @@ const HOST_AGAIN: Nanos = Nanos::from_secs(6 * 3_600);
 /// Silent requests after which a pool's server gives way to another.
 const POOL_PATIENCE: u32 = 8;
 
+const THE_SAME: &str = "is the same server as another one here";
+
 /// What a lookup changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -32,6 +34,8 @@ struct Entry {
     again: RawTime,
     failures: u32,
     trouble: Option<String>,
+    /// Not configured any more: its addresses are free for others.
+    retired: bool,
 }
 
 struct Slot {
@@ -86,11 +90,13 @@ impl Servers {
             Some(address) => vec![address],
             None => good.recall(config.host(), config.port()),
         };
+        // A hotspot may have answered every name with one address: it is one server all the same.
+        let free: Vec<SocketAddr> = known.iter().copied().filter(|a| !self.uses(*a)).collect();
         let used = if config.is_pool() { POOL_USED } else { 1 };
         let entry = self.entries.len();
         let mut specs = Vec::new();
-        for n in 0..used.min(known.len().max(1)) {
-            let address = known.get(n).copied();
+        for n in 0..used.min(free.len().max(1)) {
+            let address = free.get(n).copied();
             specs.push(spec(&config, address));
             self.slots.push(Slot { entry, address });
         }
@@ -100,7 +106,8 @@ impl Servers {
             looking: false,
             again: now,
             failures: 0,
-            trouble: None,
+            trouble: (free.is_empty() && literal.is_some()).then(|| THE_SAME.to_owned()),
+            retired: false,
         });
         specs
     }
@@ -179,6 +186,9 @@ impl Servers {
     ) -> Vec<Change> {
         let e = &mut self.entries[entry];
         e.looking = false;
+        if e.retired {
+            return Vec::new();
+        }
         let ids: Vec<ServerId> = {
             let slots = self.slots.iter().enumerate();
             slots.filter(|(_, s)| s.entry == entry).map(|(id, _)| id).collect()
@@ -231,6 +241,10 @@ impl Servers {
                 changes.push(Change::Moved(id));
             }
         }
+        if self.of(entry).all(|id| self.slots[id].address.is_none()) {
+            self.entries[entry].trouble = Some(THE_SAME.to_owned());
+            self.entries[entry].again = now + Nanos::from_secs(600);
+        }
         if self.entries[entry].config.is_pool() {
             while self.of(entry).count() < POOL_USED {
                 let Some(address) = self.unused(entry) else { break };
@@ -242,8 +256,37 @@ impl Servers {
     }
 
     fn unused(&self, entry: usize) -> Option<SocketAddr> {
-        let used = |a: &SocketAddr| self.slots.iter().any(|s| s.address == Some(*a));
-        self.entries[entry].known.iter().find(|a| !used(a)).copied()
+        self.entries[entry].known.iter().find(|a| !self.uses(**a)).copied()
+    }
+
+    /// Whether a server that is configured has this address.
+    fn uses(&self, address: SocketAddr) -> bool {
+        let active = |s: &&Slot| self.entries.get(s.entry).is_some_and(|e| !e.retired);
+        self.slots.iter().filter(active).any(|s| s.address == Some(address))
+    }
+
+    /// An entry is not configured any more; its servers, by id.
+    pub fn retire(&mut self, entry: usize) -> Vec<ServerId> {
+        self.entries[entry].retired = true;
+        self.of(entry).collect()
+    }
+
+    /// An entry is configured again: its servers, by id, unless it never was away. What another
+    /// server has taken over meanwhile stays with that one.
+    pub fn revive(&mut self, entry: usize, now: RawTime) -> Vec<ServerId> {
+        if !self.entries[entry].retired {
+            return Vec::new();
+        }
+        let ids: Vec<ServerId> = self.of(entry).collect();
+        for &id in &ids {
+            if self.slots[id].address.is_some_and(|a| self.uses(a)) {
+                self.slots[id].address = None;
+                self.entries[entry].trouble = Some(THE_SAME.to_owned());
+            }
+        }
+        let e = &mut self.entries[entry];
+        (e.retired, e.again) = (false, now);
+        ids
     }
 
     /// A pool's server that stays silent or lies gives way to another of the pool's; whether it did.

@@ -147,6 +147,10 @@ impl Bench {
     pub fn watched(&mut self) {
         self.rules = Some(Rules::new(self.limits.clone(), self.now(), self.told));
     }
+    /// Whether the world itself carries out the leap second at midnight, whatever the kernel does.
+    pub fn world_leaps(&mut self, does: bool) {
+        self.leapt = !does;
+    }
     /// A stranger sets the clock.
     pub fn jump(&mut self, by: i64) {
         self.ours += by;

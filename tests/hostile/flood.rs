@@ -38,6 +38,16 @@ fn spray(socket: &UdpSocket, to: &Mutex<Option<SocketAddr>>, stop: &AtomicBool) 
 #[test]
 #[ignore = "takes a minute: make flood"]
 fn a_flood_of_random_datagrams_costs_little_is_hardly_mentioned_and_the_good_reply_is_used() {
+    flood(LASTS, 10);
+}
+
+/// The same for some seconds, to show that the flood is heard: else the long one could not fail.
+#[test]
+fn a_short_flood_is_counted_and_survived() {
+    flood(Duration::from_secs(12), 2);
+}
+
+fn flood(lasts: Duration, least: u64) {
     let to: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
     let stop: Arc<AtomicBool> = Arc::default();
     let target = to.clone();
@@ -55,7 +65,7 @@ fn a_flood_of_random_datagrams_costs_little_is_hardly_mentioned_and_the_good_rep
     let socket = server.socket();
     let (aim, end) = (to.clone(), stop.clone());
     let sprayer = std::thread::spawn(move || spray(&socket, &aim, &end));
-    while start.elapsed() < LASTS {
+    while start.elapsed() < lasts {
         // As often as the spacing allows, so that there is always somebody to flood.
         daemon.ask(&serde_json::json!({"do": "sync-now"}));
         std::thread::sleep(Duration::from_millis(200));
@@ -74,6 +84,15 @@ fn a_flood_of_random_datagrams_costs_little_is_hardly_mentioned_and_the_good_rep
         share * 100.0,
         after["servers"][0]["rejected"]
     );
-    assert!(share < 0.20 && used >= 10 && more <= 10, "{}", place.log());
+    let refused = |s: &serde_json::Value| {
+        let all = s["servers"][0]["rejected"].as_object().into_iter().flatten();
+        all.filter_map(|(_, n)| n.as_u64()).sum::<u64>()
+    };
+    let heard = refused(&after) - refused(&before);
+    // It listens for 0.7 s after each request, and asks once a second at most.
+    let due = used * u64::from(PER_SECOND) * 7 / 10;
+    assert!(sent as f64 > 0.9 * f64::from(PER_SECOND) * lasts.as_secs_f64(), "{sent} were sent");
+    assert!(heard > due / 2, "of some {due} datagrams only {heard} were heard");
+    assert!(share < 0.20 && used >= least && more <= 10, "{}", place.log());
     daemon.stop().unwrap();
 }

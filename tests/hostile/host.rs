@@ -75,6 +75,20 @@ fn contents() -> Vec<(&'static str, bool, Content)> {
         ("a number too large for any number", true, text("{\"mark_s\":99999999999999999999}")),
         ("two megabytes", true, Content::Bytes(vec![b'1'; 2 << 20])),
         ("noise", true, Content::Bytes((0..999_u32).map(|n| ((n * n * 7) >> 3) as u8).collect())),
+        (
+            "a file of a newer version",
+            false,
+            text(
+                "{\"v\":99,\"crystal\":{\"frequency_ppm\":1.5,\"sd_ppm\":1,\"wander\":[],\
+                 \"thermal\":[],\"quartz\":{\"cut\":\"AT\"}},\"mark_s\":null,\"steps\":[],\
+                 \"of_the_future\":[1,{}]}",
+            ),
+        ),
+        (
+            "a file whose fields mean something else now",
+            true,
+            text("{\"v\":99,\"crystal\":[1,2],\"mark_s\":\"2030-01-01\",\"steps\":{}}"),
+        ),
         ("a torn file", true, text("{\"crystal\":{\"frequency_ppm\":1.2")),
         ("a symbolic link", true, Content::Link),
         ("a directory", true, Content::Directory),
@@ -220,13 +234,17 @@ fn rude_clients(place: &Place) {
     for n in 0..1_000_u32 {
         let Ok(mut stream) = open() else { continue };
         let _ = stream.set_write_timeout(Some(Duration::from_millis(50)));
-        let _ = match n % 8 {
+        let _ = match n % 9 {
             0 => stream.write_all(b"{\"do\":"),
             1 => stream.write_all(&vec![b'x'; 1 << 20]),
             2 => stream.write_all(b"\xff\xfe\x00\n"),
             3 => stream.write_all(&b"{\"do\":\"status\"}\n".repeat(100)),
             4 => stream.write_all(b"{\"do\":\"subscribe\"}\n"),
             5 => stream.write_all(&b"[".repeat(60_000)),
+            8 => {
+                let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+                stream.write_all(format!("{{\"do\":\"status\",\"x\":{deep}}}\n").as_bytes())
+            }
             6 => stream.write_all(b"{\"do\":\"stamp\",\"raw_ns\":-9223372036854775808}\n"),
             _ => stream.write_all(b"{\"do\":\"lock\",\"for_s\":1e308}\n\n\n"),
         };

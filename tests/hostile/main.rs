@@ -2,6 +2,7 @@
 //! jump or die. Sockets are real where sockets matter; judgement of time runs on the pure engine.
 #![allow(clippy::disallowed_methods, reason = "a test's patience is measured in real time")]
 mod alone;
+mod attacks;
 mod bench;
 mod daemon;
 mod flood;

@@ -38,6 +38,8 @@ struct Server {
     out: i64,
     home: i64,
     silent: bool,
+    /// What it says instead of a reply.
+    instead: Option<[u8; LEN]>,
     /// Bytes of its reply that are replaced.
     spoilt: Vec<(u8, u8)>,
 }
@@ -84,8 +86,13 @@ fn plan(tape: &mut Tape<'_>) -> Option<Plan> {
         plan.specs = Some(all);
     }
     if flags & 64 != 0 {
-        // Hours before a leap second may be inserted.
-        plan.start = UtcTime::from_iso("2027-06-30T20:00:00Z")?.as_nanos();
+        // Before a leap second may come: minutes, or hours.
+        let byte = tape.byte()?;
+        let end = if byte & 1 == 0 { "2027-07-01T00:00:00Z" } else { "2028-01-01T00:00:00Z" };
+        let before = if byte & 2 == 0 { 120 } else { 4 };
+        plan.start =
+            UtcTime::from_iso(end)?.as_nanos() - (i64::from(byte >> 2) + 1) * before * S - 60 * S;
+        plan.settings.built = UtcTime::from_nanos(plan.start - 30 * DAY);
     }
     if flags & 128 != 0 {
         let mut all = specs(count);
@@ -97,11 +104,18 @@ fn plan(tape: &mut Tape<'_>) -> Option<Plan> {
 
 fn tell(tape: &mut Tape<'_>, longest: i64) -> Option<()> {
     let plan = plan(tape)?;
+    let (near_leap, mut announced) = (plan.start != START, 0_u8);
     let count = plan.servers;
     let usual = Server { out: 10 * MS, home: 10 * MS, ..Server::default() };
     let servers = Rc::new(RefCell::new(vec![usual; count]));
     let mut b = plan.go();
     b.watched();
+    if near_leap {
+        // The kernel makes what it was told, the world what it likes, the servers what they say.
+        let byte = tape.byte()?;
+        (b.leaps, announced) = (true, byte);
+        b.world_leaps(byte & 1 != 0);
+    }
     let world = servers.clone();
     b.way = Box::new(move |id, _, _| {
         let s = &world.borrow()[id % count];
@@ -111,10 +125,21 @@ fn tell(tape: &mut Tape<'_>, longest: i64) -> Option<()> {
     b.wrong = Box::new(move |id, _| world.borrow()[id % count].wrong);
     let world = servers.clone();
     b.spoil = Box::new(move |id, _, reply| {
-        for &(at, with) in &world.borrow()[id % count].spoilt {
+        let s = &world.borrow()[id % count];
+        *reply = s.instead.unwrap_or(*reply);
+        for &(at, with) in &s.spoilt {
             reply[usize::from(at) % LEN] = with;
         }
     });
+    if announced & 2 != 0 {
+        let flag = if announced & 4 == 0 { 0b01_000_000 } else { 0b10_000_000 };
+        let mask = announced >> 3;
+        for (id, s) in servers.borrow_mut().iter_mut().enumerate() {
+            if mask & 1 << id != 0 {
+                s.spoilt.push((0, 0b00_100_100 | flag));
+            }
+        }
+    }
     b.run(2);
     while b.t() < longest {
         let left = (longest - b.t()) / S + 1;
@@ -182,8 +207,13 @@ fn scene(
             for byte in &mut packet {
                 *byte = tape.byte()?;
             }
-            let span = i64::from(who) * 16 * MS;
-            let sent = RawTime::from_nanos(b.raw - span);
+            let way = i64::from(who) * 8 * MS;
+            change(&|s| (s.instead, s.out, s.home) = (Some(packet), way, way));
+            b.happen(Input::SyncNow);
+            b.run(5);
+            change(&|s| (s.instead, s.out, s.home) = (None, 10 * MS, 10 * MS));
+            // And once more, when nobody asked.
+            let sent = RawTime::from_nanos(b.raw - way);
             let received = RawTime::from_nanos(b.raw);
             let exchange = Exchange { packet, sent, received, bogus: Bogus::default() };
             b.happen(Input::Exchange(id, &exchange));

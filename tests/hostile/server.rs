@@ -2,7 +2,12 @@
 use leadville_timesync::engine::packet::{LEN, ntp};
 use leadville_timesync::os::clock;
 use leadville_timesync::units::{Nanos, UtcTime};
+use nix::sys::socket::sockopt::IpFreebind;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -67,7 +72,8 @@ impl Liar {
 
     /// The same at a place of its own.
     pub fn at(place: &str, answer: impl Fn(&Request) -> Vec<Say> + Send + 'static) -> Self {
-        let socket = UdpSocket::bind(place).expect("a port of the loopback");
+        let socket = UdpSocket::bind(place).or_else(|_| elsewhere_bound(place));
+        let socket = socket.expect("a port of the loopback");
         socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a time-out");
         let address = socket.local_addr().expect("an address");
         let ours = socket.try_clone().expect("a second handle");
@@ -155,6 +161,16 @@ fn serve(
             };
         }
     }
+}
+
+/// Bound to an address that leads here and is not this machine's own.
+fn elsewhere_bound(place: &str) -> std::io::Result<UdpSocket> {
+    let address: SocketAddr = place.parse().map_err(std::io::Error::other)?;
+    let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, IpFreebind, &true)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(socket.into())
 }
 
 fn elsewhere(place: &str, bytes: &[u8], to: SocketAddr) -> std::io::Result<usize> {
