@@ -7,6 +7,7 @@ mod bench;
 mod daemon;
 mod flood;
 mod host;
+mod listed;
 mod names;
 mod properties;
 mod rules;
