@@ -88,7 +88,7 @@ pub struct Ntp {
     /// Quick repetitions after a lost reply before the back-off, 0..10.
     #[serde(deserialize_with = "bounded::<_, 0, 10>")]
     pub max_retries: u32,
-    /// Servers that must agree before one of three or more is believed, 1..16.
+    /// Operators that must agree for the time to be verified, 1..16.
     #[serde(deserialize_with = "bounded::<_, 1, 16>")]
     pub min_agreeing: u32,
 }

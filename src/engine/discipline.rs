@@ -63,6 +63,8 @@ pub struct Limits {
     pub lock_frequency: Ppm,
     /// Largest frequency ever told to the kernel.
     pub max_frequency: Ppm,
+    /// So many operators must agree for the time to be verified.
+    pub min_agreeing: usize,
 }
 
 impl Default for Limits {
@@ -74,6 +76,7 @@ impl Default for Limits {
             budget: HOUR,
             lock_frequency: Ppm::new(1.0),
             max_frequency: Ppm::new(6_000.0), // a crystal 0.5 % slow wants 5 025
+            min_agreeing: 2,
         }
     }
 }
@@ -162,7 +165,7 @@ pub struct Discipline {
     ledger: Option<Ledger>,
     foreign: Vec<(RawTime, Nanos)>,
     undo: Option<Nanos>,
-    allowed: Option<RawTime>,
+    allowed: Option<(RawTime, Nanos)>,
 }
 
 /// Where (realtime − raw) must stand if nobody but us touched the clock.
@@ -307,9 +310,9 @@ impl Discipline {
         self.undo.is_none()
     }
 
-    /// The next correction may be a step.
-    pub fn allow_step(&mut self, now: RawTime) {
-        self.allowed = Some(now);
+    /// The next correction may be a step, if it is of more than this.
+    pub fn allow_step(&mut self, now: RawTime, above: Nanos) {
+        self.allowed = Some((now, above));
     }
 
     /// Whether a verified majority that wants to leave the timeline by `by` may do so now.
@@ -369,7 +372,8 @@ impl Discipline {
             return Some(Refusal::Foreign);
         }
         let undo = self.undo.take();
-        let allowed = self.allowed.take().is_some_and(|at| now.raw - at < Nanos::from_secs(60));
+        let allowed = self.allowed.take();
+        let allowed = allowed.filter(|(at, _)| now.raw - *at < Nanos::from_secs(60));
         let step = if !self.settled {
             offset.abs() > self.limits.step_above
         } else if let Some(jump) = undo.filter(|j| j.abs() > self.limits.step_above) {
@@ -377,7 +381,7 @@ impl Discipline {
             (offset + jump).abs() < self.limits.step_above + Nanos::new(jump.abs().get() / 8)
                 && offset.abs() > self.limits.step_above
         } else {
-            allowed && offset.abs() > self.limits.step_above
+            allowed.is_some_and(|(_, above)| offset.abs() > above)
         };
         // A leap second that a lock kept from the kernel is slewed.
         if self.settled && !step && offset.abs() > self.limits.step_after + self.limits.step_above {

@@ -50,6 +50,8 @@ const OVERRIDE_AFTER: Nanos = Nanos::from_secs(600);
 /// crystal one knows as much.
 const WORTH_KEEPING_PPM: f64 = 50.0;
 const DAY: Nanos = Nanos::from_secs(86_400);
+/// A program of an earlier date does not believe a later one than so long after it.
+pub const LIFE: Nanos = Nanos::from_secs(20 * 31_556_952);
 /// Growth of the guarantee between exchanges, when the frequency's bound says less (RFC 5905's PHI).
 const PHI: Ppm = Ppm::new(15.0);
 
@@ -82,7 +84,7 @@ impl Settings {
     /// The first and the last date that are believed: the program's own, less a day, and twenty
     /// years on.
     fn dates(&self) -> (UtcTime, UtcTime) {
-        (self.built - DAY, self.built + Nanos::from_secs(20 * 31_556_952))
+        (self.built - DAY, self.built + LIFE)
     }
 }
 
@@ -806,8 +808,13 @@ impl Engine {
             self.estimator.select(&self.selected);
         }
         self.verified = self.selected.iter().any(|&i| self.sources[i].spec.trust)
-            || self.operators(&self.selected) >= 2;
+            || self.agreeing(&self.selected);
         self.confirm();
+    }
+
+    /// Whether enough operators are among these for their word to count as confirmed.
+    fn agreeing(&self, ids: &[ServerId]) -> bool {
+        !ids.is_empty() && self.operators(ids) >= self.discipline.limits.min_agreeing
     }
 
     fn operators(&self, ids: &[ServerId]) -> usize {
@@ -927,7 +934,7 @@ impl Engine {
             return false;
         }
         let verified = vote.truechimers.iter().any(|&i| self.sources[i].spec.trust)
-            || self.operators(&vote.truechimers) >= 2;
+            || self.agreeing(&vote.truechimers);
         let offset = vote.middle() - now.utc_minus_raw();
         match self.discipline.insist(now, by, offset, verified) {
             Err(refusal) => {
@@ -938,7 +945,8 @@ impl Engine {
             Ok(()) => {
                 self.restart_timeline();
                 self.elect(now.raw, vote, intervals);
-                self.discipline.allow_step(now.raw);
+                // The timeline left by more than a second; what the clock is off by may be less.
+                self.discipline.allow_step(now.raw, most);
                 false
             }
         }
@@ -970,7 +978,7 @@ impl Engine {
         }
         self.elect(now.raw, &vote, &intervals);
         self.discipline.pardon();
-        self.discipline.allow_step(now.raw);
+        self.discipline.allow_step(now.raw, self.discipline.limits.step_above);
         if let Some(&id) = self.selected.first() {
             self.use_sample(now, id);
         }

@@ -15,6 +15,8 @@ pub const SPACING_NEARBY: Nanos = Nanos::from_secs(1);
 /// A neighbour without UTC says so by its root distance: up to RFC 5905's MAXDISP, as it grew in
 /// weeks.
 const MAX_ROOT_DISTANCE_NEARBY: Nanos = Nanos::from_secs(100);
+/// A server may keep a request this long, and its way is still known to be the shorter.
+const CREDIT: Nanos = Nanos::from_millis(1);
 /// Who speaks by itself, and has not for so long, is silent.
 const MUTE: Nanos = Nanos::from_secs(90);
 /// Requests at this spacing until the first fix.
@@ -319,6 +321,10 @@ impl Source {
         }
         self.misdated = None;
         self.last = Some((exchange.received, reply));
+        // What it says it kept the request for makes it seem nearer. Taken at its word only as far
+        // as servers are busy: else who is far away and lies would be next door.
+        let stayed = (reply.t3 - reply.t2 - CREDIT).max(Nanos::ZERO).half();
+        let (outward, homeward) = (outward + stayed, homeward - stayed);
         // A server of coarse resolution can seem quicker than light; its delay is then zero.
         Ok(Sample {
             outward: outward.max(homeward),

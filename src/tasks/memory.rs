@@ -1,7 +1,7 @@
 //! What survives a restart: the drift file, the clock file, the steps that count, addresses.
-use crate::engine::Engine;
 use crate::engine::discipline::Spent;
 use crate::engine::estimator::DriftMemory;
+use crate::engine::{Engine, LIFE};
 use crate::os::journal::{self, message_id};
 use crate::os::resolve::LastGood;
 use crate::os::store::{Durability, StateDir};
@@ -35,6 +35,8 @@ impl Kept {
     /// Drops what cannot be: a damaged file must not be worse than none.
     fn sane(mut self, built: UtcTime) -> Self {
         let century = built.as_nanos() / 1_000_000_000 + 100 * 31_556_952;
+        // Beyond the dates that this program believes a mark would refuse every server.
+        let latest = (built + LIFE).as_nanos() / 1_000_000_000;
         let sound = |m: &DriftMemory| {
             m.frequency_ppm.is_finite()
                 && m.frequency_ppm.abs() <= 5_000.0
@@ -42,7 +44,7 @@ impl Kept {
                 && m.sd_ppm > 0.0
         };
         self.crystal = self.crystal.filter(sound);
-        self.mark_s = self.mark_s.filter(|s| (0..century).contains(s));
+        self.mark_s = self.mark_s.filter(|s| (0..latest).contains(s));
         self.steps.retain(|s| s.span_ns >= 0 && (0..century).contains(&s.at_s));
         self.steps.truncate(64);
         self
@@ -133,10 +135,10 @@ impl Memory {
         &self.addresses
     }
 
-    /// The time of the clock file.
+    /// The time of the clock file, if it can be one of this program's life.
     #[must_use]
-    pub fn clock(&self) -> Option<UtcTime> {
-        self.dir.as_ref().and_then(StateDir::kept_clock)
+    pub fn clock(&self, built: UtcTime) -> Option<UtcTime> {
+        self.dir.as_ref().and_then(StateDir::kept_clock).filter(|kept| *kept < built + LIFE)
     }
 
     /// Whether this boot was synchronised before.
@@ -198,9 +200,10 @@ impl Memory {
         }
     }
 
-    /// The clock was set: the time of day is kept at once, for before it was another one.
+    /// The clock was set: the time of day is kept at once, for before it was another one; so is
+    /// the step, which counts whatever becomes of us.
     pub fn stepped(&mut self, now: RawTime) {
-        self.clock_due = Some(now);
+        (self.clock_due, self.drift_due) = (Some(now), Some(now));
     }
 
     /// When the next write is due; what was learned is written on the way.
@@ -226,7 +229,7 @@ impl Memory {
             saved_s: utc.as_nanos().div_euclid(1_000_000_000),
         };
         // What was learned before is not overwritten by having learned nothing yet.
-        if kept.crystal.is_none() {
+        if kept.crystal.is_none() && kept.steps.is_empty() {
             return false;
         }
         if let Ok(text) = serde_json::to_string(&kept) {
@@ -274,5 +277,47 @@ mod tests {
         let crystal = DriftMemory { frequency_ppm: 40.0, sd_ppm: 1.0, ..DriftMemory::default() };
         memory.tick(raw(130), utc, &engine(Some(crystal)), every, false);
         assert_eq!(memory.kept(utc).crystal.map(|c| c.frequency_ppm), Some(40.0));
+    }
+
+    #[test]
+    fn a_clock_file_and_a_mark_beyond_this_programs_life_are_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(Some(dir.path()), None);
+        let built = UtcTime::from_nanos(1_800_000_000_000_000_000);
+        for (years, believed) in [(1, true), (19, true), (21, false), (90, false), (170, false)] {
+            let date = built + Nanos::from_secs(years * 31_556_952);
+            memory.keep_clock(date);
+            assert_eq!(memory.clock(built).is_some(), believed, "{years} years on");
+            let mark_s = Some(date.as_nanos() / 1_000_000_000);
+            let text = serde_json::to_string(&Kept { mark_s, ..Kept::default() }).unwrap();
+            std::fs::write(dir.path().join(DRIFT), text).unwrap();
+            assert_eq!(memory.kept(built).mark_s.is_some(), believed, "{years} years on");
+        }
+    }
+
+    #[test]
+    fn a_step_that_counts_is_kept_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(Some(dir.path()), None);
+        let every = (Nanos::from_secs(300), Nanos::from_secs(3_600));
+        let utc = UtcTime::from_nanos(1_800_000_000_000_000_000);
+        let raw = |s: i64| RawTime::from_nanos(s * 1_000_000_000);
+        let settings = Settings {
+            sync_interval: Nanos::from_secs(300),
+            limits: Limits::default(),
+            built: utc,
+            mark: None,
+            settled: true,
+            restored: false,
+            steer: true,
+            memory: None,
+            spent: vec![Spent { at_s: 1_799_999_990, span_ns: 5_000_000_000 }],
+            seed: 1,
+        };
+        let engine = Engine::new(settings, Vec::new(), Reading { raw: raw(0), utc });
+        memory.tick(raw(0), utc, &engine, every, false);
+        memory.stepped(raw(10));
+        memory.tick(raw(10), utc, &engine, every, false);
+        assert_eq!(memory.kept(utc).steps.len(), 1, "a kill would forget it");
     }
 }

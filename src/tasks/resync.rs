@@ -100,6 +100,7 @@ fn limits(config: &Config) -> discipline::Limits {
         insist: config.clock.late_step_insist,
         budget: config.clock.step_budget,
         lock_frequency: config.clock.lock_frequency_ppm,
+        min_agreeing: config.ntp.min_agreeing as usize,
         ..discipline::Limits::default()
     }
 }
@@ -245,7 +246,7 @@ impl Resync {
         let still = !self.engine.locks().is_empty();
         // A clock that nothing vouches for is kept too, if it only moves on.
         let trusted = view.estimate.is_some();
-        if trusted || self.memory.clock().is_none_or(|kept| kept < believed) {
+        if trusted || self.memory.clock(BUILT).is_none_or(|kept| kept < believed) {
             self.memory.tick(now.raw, believed, &self.engine, every, still);
         }
         if now.raw >= self.temperature_due {
@@ -762,7 +763,7 @@ fn restore(world: &mut World, memory: &Memory) -> bool {
         return false;
     }
     let now = world.read();
-    let saved = memory.clock().map_or(BUILT, |kept| kept.max(BUILT));
+    let saved = memory.clock(BUILT).map_or(BUILT, |kept| kept.max(BUILT));
     if now.utc >= saved {
         return false;
     }

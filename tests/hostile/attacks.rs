@@ -222,6 +222,28 @@ fn one_absurd_date_while_the_others_lose_a_packet_does_not_freeze() {
     assert_eq!(b.events.iter().filter(frozen).count(), 0, "one liar froze the clock");
 }
 
+/// All announce a minute of 59 seconds and make one of 61: by their timeline two seconds, by the
+/// clock that made neither one.
+#[test]
+fn a_clock_that_is_less_than_a_second_off_is_slewed_however_far_the_timeline_jumped() {
+    let bytes = b"\xfd\x48\xf3\xdd\x3f\xff\xff\x3f\x02\x00\x00\xd2\x00\x00\x00\x40\x00\x00\x00\x00\xff\xff\x3f\
+        \x02\x00\x00\xd2\x00\x04\x00\x00\x00\x00\x00\x00\xbf\xff\x04\xff";
+    crate::script::play(bytes, 1_200 * S);
+}
+
+/// `min_agreeing` is obeyed: so many operators, or none of them moves a clock that was right.
+#[test]
+fn as_many_operators_as_the_configuration_wants_must_agree_to_move_a_settled_clock() {
+    for (wanted, steps) in [(1, 1), (2, 1), (3, 0)] {
+        let mut plan = Plan::new(2).settled().behind(5 * S);
+        plan.settings.limits.min_agreeing = wanted;
+        let mut b = plan.go();
+        b.run(3_600);
+        assert_eq!(b.steps.len(), steps, "{wanted} wanted, 2 agree: {:?}", b.view());
+        assert_eq!(b.view().verified, steps == 1);
+    }
+}
+
 // ── slowly, twice, late ──────────────────────────────────────────────────────────────────────
 
 #[test]
@@ -459,4 +481,59 @@ fn the_unit_asks_for_names_without_dnssec_and_is_restarted_for_ever() {
     let has = |line: &str| unit.lines().any(|l| l.trim() == line);
     assert!(has("Environment=SYSTEMD_NSS_RESOLVE_VALIDATE=0"));
     assert!(has("Restart=always") && has("StartLimitIntervalSec=0"));
+}
+
+// ── little by little, and far from sure ──────────────────────────────────────────────────────
+
+/// Jumps too small to be named, one a minute.
+#[test]
+fn a_stranger_who_moves_the_clock_by_little_each_minute_gains_nothing() {
+    for by in [7 * MS, -7 * MS, 4 * MS] {
+        let mut b = Plan::new(3).go();
+        b.run(1_200);
+        b.forget();
+        for _ in 0..120 {
+            b.jump(by);
+            b.run(60);
+        }
+        assert!(b.worst < 20 * MS && b.steps.is_empty(), "{by}: {} {:?}", b.worst, b.steps);
+    }
+}
+
+/// It admits to more than a second of error, so that it agrees with everybody.
+#[test]
+fn a_liar_that_admits_to_a_wide_error_moves_nobody_beyond_what_the_other_guarantees() {
+    for servers in [2, 4] {
+        let mut b = Plan::new(servers).go();
+        b.wrong = Box::new(|id, _| if id == 0 { S } else { 0 });
+        b.spoil = Box::new(|id, _, r| {
+            if id == 0 {
+                r[8..12].copy_from_slice(&[0, 1, 0x60, 0]);
+            }
+        });
+        b.run(4 * 3_600);
+        assert!(b.worst < 11 * MS && b.steps.is_empty(), "{} {:?}", b.worst, b.steps);
+    }
+}
+
+/// It says that it kept the request for nearly all of the round trip, and so seems to be next door.
+#[test]
+fn a_liar_that_pretends_to_be_next_door_is_not_believed_to_the_microsecond() {
+    for by in [2 * MS, 4 * MS, 5 * MS, 8 * MS] {
+        let mut b = Plan::new(4).go();
+        b.spoil = Box::new(move |id, _, r| {
+            if id == 0 {
+                // T2 = T1 + by, T3 = T4 + by, all but: the way there and back takes 20 ms.
+                let t2 = u64::from_be_bytes(r[32..40].try_into().unwrap());
+                let ticks = |ns: i64| (i128::from(ns) * (1 << 32) / 1_000_000_000) as u64;
+                let t2 = t2.wrapping_add(ticks(by - 10 * MS));
+                r[32..40].copy_from_slice(&t2.to_be_bytes());
+                r[40..48].copy_from_slice(&t2.wrapping_add(ticks(20 * MS)).to_be_bytes());
+            }
+        });
+        b.run(2 * 3_600);
+        let bound = b.view().estimate.expect("it is in time").bound.get();
+        let error = b.error().abs();
+        assert!(error <= bound, "{} us off: {error} ns wrong, bound {bound} ns", by / 1_000);
+    }
 }

@@ -72,6 +72,7 @@ fn contents() -> Vec<(&'static str, bool, Content)> {
                  [{\"at_s\":-9223372036854775808,\"span_ns\":-9223372036854775808}]}",
             ),
         ),
+        ("a mark of 2080", false, text("{\"crystal\":null,\"mark_s\":3471292800,\"steps\":[]}")),
         ("a number too large for any number", true, text("{\"mark_s\":99999999999999999999}")),
         ("two megabytes", true, Content::Bytes(vec![b'1'; 2 << 20])),
         ("noise", true, Content::Bytes((0..999_u32).map(|n| ((n * n * 7) >> 3) as u8).collect())),
