@@ -44,6 +44,7 @@ class Range:
         self.run("(setsid python3 /root/receiver.py --ctl /run/receiver.ctl " + " ".join(options)
                  + " < /dev/null > /run/receiver.log 2>&1 & echo $! > /run/receiver.pid)")
         self.until(lambda: self.guest.vm.run("test -c /dev/ttyUSB0")[0] == 0, 60, "the kernel has found the adapter")
+        (_, self.ahead), = self.log("READY")
 
     def unplug(self):
         self.run("kill $(cat /run/receiver.pid)")
@@ -87,7 +88,7 @@ class Range:
         return self.guest.vm.run("journalctl -q -u gpsd -o cat --no-pager | tail -5; ls -l /run/chrony* /dev/pps*")[1]
 
 
-@test(240)
+@test(330)
 def gpsd_with_a_pulse_is_followed_within_its_bound_over_restarts_and_what_ails_the_receiver_is_said(bench):
     with bench.guest(real=False) as guest:
         r = Range(guest)
@@ -99,12 +100,13 @@ def gpsd_with_a_pulse_is_followed_within_its_bound_over_restarts_and_what_ails_t
         r.follow(pulse=True, worth="1ms")
         took = r.synchronised(120)
         check(abs(guest.error()) < 50, f"{guest.error():.1f} ms wrong")
-        r.synchronised(180, 7)              # groups of sixteen seconds: an emulated processor sees some pulses late
+        r.synchronised(180, 6)
+        # An emulated processor that waits for others takes some interrupts milliseconds late, and the bound says so.
+        r.until(lambda: guest.status()["error_bound_us"] < 8000, 240, "a bound below 8 ms", every=3)
         errors, bound = r.errors()
         middle = statistics.median(errors)
         check(bound >= abs(middle), f"{errors} µs, bound {bound} µs")
-        # The emulated processor takes the pulse's interrupt up to milliseconds late, and the bound must say so.
-        check(1000 <= bound < 20000, f"a bound of {bound} µs")
+        check(bound >= 1000, f"a bound of {bound} µs for a receiver of 1 ms")
         status = guest.status()
         source = status["servers"][0]
         check(source["name"] == "GPS" and source["role"] == "selected" and not status["verified"], str(source))
@@ -131,12 +133,17 @@ def gpsd_with_a_pulse_is_followed_within_its_bound_over_restarts_and_what_ails_t
         r.until(lambda: guest.status()["state"] == "synchronised", 90, "the right second again")
         check(not guest.steps(), f"the clock was stepped: {guest.steps()}")
 
-        # Unplugged.
+        # Unplugged, and plugged in again.
         r.unplug()
         silent = r.until(lambda: guest.status()["servers"][0]["role"] == "unreachable", 150, "an unplugged receiver is named", every=2)
         said = next(line.strip() for line in r.words().splitlines() if "GPS" in line)
         check("gpsd has sent no time" in said and "GPS is silent" in r.journal(), said)
         told.append(f"unplugged: named {silent:.0f} s later")
+        count = guest.status()["sync_count"]
+        r.plug(f"--utc-minus-raw {r.ahead}")
+        r.run("systemctl restart gpsd", timeout=60)
+        r.until(lambda: guest.status()["sync_count"] > count + 1, 120, "a receiver that is plugged in again is heard, once gpsd is restarted")
+        check("GPS is heard again" in r.journal(), "nothing says that the receiver is heard again")
         check(abs(guest.error()) < 50, f"{guest.error():.1f} ms wrong after all this")
         return "; ".join(told)
 

@@ -4,11 +4,11 @@
 The kernel's own pl2303 driver, PPS line discipline and whatever opens /dev/ttyUSB0 see a real device. Time is what this
 machine's clock said when it started, carried on CLOCK_MONOTONIC_RAW, whatever is done to the clock afterwards.
 
-  receiver.py [--late S] [--no-pulse] [--off S] [--ctl FIFO]
+  receiver.py [--late S] [--no-pulse] [--off S] [--utc-minus-raw NS] [--ctl FIFO]
 
 Control, lines on the FIFO:  off S   the time it tells is wrong by that from now on
                              pulse on|off     talk on|off     late S
-Log, a line an event: READY ns; PULSE utc raw_ns raw_ns, the raw clock before and after the kernel was told; SENT utc raw_ns.
+Log, a line an event: READY raw_ns utc_minus_raw_ns; PULSE utc raw_ns raw_ns, the raw clock before and after the kernel was told; SENT utc raw_ns.
 """
 import argparse
 import os
@@ -21,6 +21,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--late", type=float, default=0.2, help="the sentences begin so long after the second, s")
 parser.add_argument("--off", type=float, default=0.0)
 parser.add_argument("--no-pulse", action="store_true")
+parser.add_argument("--utc-minus-raw", type=int, help="the time as an earlier one knew it, ns")
 parser.add_argument("--ctl")
 A = parser.parse_args()
 ATTACH = "/sys/devices/platform/vhci_hcd.0/attach"
@@ -152,11 +153,11 @@ class Receiver:
     def __init__(self):
         a = raw()
         utc = time.time_ns()
-        self.ahead = utc - (a + raw()) // 2         # UTC − raw
+        self.ahead = utc - (a + raw()) // 2 if A.utc_minus_raw is None else A.utc_minus_raw
         self.off, self.late, self.pulse, self.talk = A.off, A.late, not A.no_pulse, True
         self.adapter = Adapter()
         threading.Thread(target=self.listen, daemon=True).start()
-        log("READY", raw())
+        log("READY", raw(), self.ahead)
 
     def listen(self):
         try:
