@@ -537,3 +537,94 @@ fn a_liar_that_pretends_to_be_next_door_is_not_believed_to_the_microsecond() {
         assert!(error <= bound, "{} us off: {error} ns wrong, bound {bound} ns", by / 1_000);
     }
 }
+
+// ── the first seconds ────────────────────────────────────────────────────────────────────────
+
+/// Two liars are nearer than the honest three, and answer first.
+#[test]
+fn two_liars_who_answer_first_do_not_set_the_clock_before_the_others_are_heard() {
+    let mut b = Plan::new(5).go();
+    b.wrong = Box::new(|id, _| if id < 2 { -HOUR } else { 0 });
+    b.way = Box::new(|id, _, _| {
+        let ms = if id < 2 { MS } else { 400 * MS };
+        Some((ms, ms))
+    });
+    b.run(1_800);
+    assert!(b.steps.is_empty(), "{:?}", b.steps);
+    assert!(b.error().abs() < 20 * MS, "{}", b.error());
+    assert_eq!(b.phase(), Phase::Synchronised, "{:?}", b.view());
+}
+
+/// A network that lets only the liar through for a minute, then all.
+#[test]
+fn a_liar_who_was_alone_for_a_minute_is_outvoted_when_the_others_come() {
+    let mut b = Plan::new(4).go();
+    b.wrong = Box::new(|id, _| if id == 0 { 30 * S } else { 0 });
+    b.way = Box::new(|id, t, _| (id == 0 || t > 60 * S).then_some((10 * MS, 10 * MS)));
+    b.run(60);
+    assert!(!b.view().verified, "one alone is no second opinion");
+    b.run(3_600);
+    assert_eq!(b.phase(), Phase::Synchronised, "{:?}", b.view());
+    assert!(b.error().abs() < 5 * MS && b.steps.len() <= 2, "{} {:?}", b.error(), b.steps);
+}
+
+/// A server is honest but for the hour in which it is the only one that answers.
+#[test]
+fn a_server_that_lies_only_while_it_is_alone_does_not_step_a_settled_clock() {
+    for by in [300 * MS, 5 * S, -DAY] {
+        let mut b = Plan::new(4).remembering(12.0).go();
+        b.crystal = 12.0;
+        let alone = |t: i64| (HOUR..2 * HOUR).contains(&t);
+        b.way = Box::new(move |id, t, _| (id == 0 || !alone(t)).then_some((10 * MS, 10 * MS)));
+        b.wrong = Box::new(move |id, t| if id == 0 && alone(t) { by } else { 0 });
+        b.run(4 * 3_600);
+        assert!(b.steps.is_empty(), "{by}: {:?}", b.steps);
+        assert!(b.error().abs() < 5 * MS, "{by}: {}", b.error());
+    }
+}
+
+/// Servers ask for less at every request, in turn, so that no two are ever heard together.
+#[test]
+fn kisses_that_silence_all_but_one_in_turn_never_move_the_clock() {
+    let mut b = Plan::new(3).remembering(12.0).go();
+    b.crystal = 12.0;
+    b.spoil = Box::new(|id, t, r| {
+        if t > HOUR && (t / (600 * S)) as usize % 3 != id {
+            r[1] = 0;
+            r[12..16].copy_from_slice(b"RATE");
+        }
+    });
+    b.run(8 * 3_600);
+    assert!(b.steps.is_empty() && b.worst < 10 * MS, "{} {:?}", b.worst, b.steps);
+}
+
+/// Stratum, reference and distance change with every reply.
+#[test]
+fn a_server_that_is_another_at_every_reply_has_one_vote() {
+    let mut b = Plan::new(3).go();
+    b.wrong = Box::new(|id, _| if id == 0 { 300 * MS } else { 0 });
+    b.spoil = Box::new(|id, t, r| {
+        if id == 0 {
+            let n = (t / S) as u8;
+            (r[1], r[2], r[3]) = (n % 15 + 1, n, (-(i16::from(n) % 30) as i8).cast_unsigned());
+            r[12..16].copy_from_slice(&[n, n, n, n]);
+            r[16..24].copy_from_slice(&[n; 8]);
+        }
+    });
+    b.run(3_600);
+    assert_eq!(b.phase(), Phase::Synchronised);
+    assert!(b.error().abs() < 5 * MS && b.steps.is_empty(), "{}", b.error());
+}
+
+/// The whole network goes and comes every twenty seconds for an hour.
+#[test]
+fn a_network_that_flaps_costs_the_servers_no_more_than_their_spacing() {
+    let mut b = Plan::new(3).go();
+    b.way = Box::new(|_, t, _| (t / (20 * S) % 2 == 0).then_some((10 * MS, 10 * MS)));
+    for _ in 0..180 {
+        b.happen(Input::NetworkChanged);
+        b.run(20);
+    }
+    assert!(b.asked.len() <= 3 * 3_600 / 4, "{} requests in an hour", b.asked.len());
+    assert!(b.steps.is_empty() && b.error().abs() < 5 * MS);
+}
