@@ -220,8 +220,8 @@ pub fn scenario(name: &str) -> Option<Scenario> {
             });
             Scenario {
                 name,
-                about: "12 h on a hotspot, a night without power, then a match day without a power cut",
-                hours: 29.0,
+                about: "12 h on a hotspot, a night without power, seven minutes of hotspot, eight hours blind",
+                hours: 28.0,
                 servers,
                 power_cuts: vec![(12.0 * HOUR, 8.0 * HOUR)],
                 judged_from: out + 600.0,

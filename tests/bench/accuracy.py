@@ -48,7 +48,7 @@ ROWS = [
     ("S7", 64, 50, {"max": 900, "coverage": 0.95, "width": 4.0}),
     ("S9", 300, 10, {"coverage": 0.7, "covered": 0.93}),
     ("S9t", 300, 10, {"coverage": 0.7, "covered": 0.93}),
-    ("S9d", 300, 10, {"max": 11_000, "coverage": 0.85, "covered": 0.95}),
+    ("S9d", 300, 10, {"max": 6_400, "coverage": 0.95}),
     ("shade", 300, 10, {"max": 5_200, "coverage": 0.95}),
     ("heat", 300, 10, {"rms": 22_900, "coverage": 0.25, "packets": 320}),
     ("heat-t", 300, 10, {"rms": 2310, "coverage": 0.6, "covered": 0.85, "packets": 320}),
