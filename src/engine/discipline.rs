@@ -310,6 +310,15 @@ impl Discipline {
         self.undo.is_none()
     }
 
+    /// The reading as it is after what has been ordered at this moment: a step changed it.
+    #[must_use]
+    pub fn ordered(&self, now: Reading) -> Reading {
+        match self.ledger.filter(|l| l.at == now.raw) {
+            Some(l) => Reading { utc: now.utc + (l.utc_minus_raw - now.utc_minus_raw()), ..now },
+            None => now,
+        }
+    }
+
     /// The next correction may be a step, if it is of more than this.
     pub fn allow_step(&mut self, now: RawTime, above: Nanos) {
         self.allowed = Some((now, above));

@@ -441,8 +441,10 @@ impl Engine {
         }
         for name in self.discipline.expire(now.raw) {
             self.tell(Event::Lock(name, false));
-            self.steer(now);
+            self.steer(self.discipline.ordered(now));
         }
+        // One moment, one step: what comes now starts from where it leads.
+        let now = self.discipline.ordered(now);
         self.age(now);
         self.ask(now);
         self.outputs.drain(..)

@@ -4,12 +4,13 @@ use crate::bench::{Bench, DAY, HOUR, MS, Plan, S, START};
 use crate::daemon::{BINARY, Place, Row, every};
 use crate::server::Liar;
 use leadville_timesync::config::{Config, ServerEntry};
+use leadville_timesync::engine::byhand::{How, Word};
 use leadville_timesync::engine::packet::{Bogus, Exchange, LEN, Rejected, Why, ntp};
 use leadville_timesync::engine::source::Standing;
 use leadville_timesync::engine::{Event, Input, Phase, ServerId};
 use leadville_timesync::os::resolve::LastGood;
 use leadville_timesync::tasks::servers::Servers;
-use leadville_timesync::units::{RawTime, UtcTime};
+use leadville_timesync::units::{Nanos, RawTime, UtcTime};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -627,4 +628,23 @@ fn a_network_that_flaps_costs_the_servers_no_more_than_their_spacing() {
     }
     assert!(b.asked.len() <= 3 * 3_600 / 4, "{} requests in an hour", b.asked.len());
     assert!(b.steps.is_empty() && b.error().abs() < 5 * MS);
+}
+
+/// Each server has answered once when somebody says the time, and with that the servers agree.
+#[test]
+fn a_word_and_a_first_fix_at_the_same_instant_are_one_step_of_the_right_size() {
+    let mut b = Plan::new(2).behind(40 * DAY).go();
+    b.run(2);
+    assert!(b.steps.is_empty(), "days want a second answer of each");
+    for by in [-5 * S, 0] {
+        let at = RawTime::from_nanos(b.raw);
+        let utc = UtcTime::from_nanos(b.true_utc() + by);
+        let uncertainty = Nanos::from_secs(25);
+        b.happen(Input::ByHand(&Word { utc, at, uncertainty, how: How::Typed }));
+    }
+    assert!(b.error().abs() < 5 * MS, "{} ms wrong after {:?}", b.error() / MS, b.steps);
+    b.run(600);
+    assert!(!b.events.iter().any(|e| matches!(e, Event::ForeignStep(_))), "{:?}", b.steps);
+    let bytes = b"\x6f\x00\x2f\x18\x18\x18\x18\x05\x00\x1f\x2e\x10\x9c\x0f\x3e\x30\x00\x00\x05\x00\x0f\x05\x00\x1f\x2e\x00\x00\xdd\xdd\xdd\xdd\x6f\x0f";
+    crate::script::play(bytes, 1_200 * S);
 }
