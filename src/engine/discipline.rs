@@ -405,9 +405,14 @@ impl Discipline {
             };
         }
         self.insisted = None;
+        let charged = self.settled && undo.is_none();
+        // What was insisted on may be a little more by now; the operator's order is not counted.
+        let insisted = allowed.is_some_and(|(_, above)| above > self.limits.step_above);
+        if step && charged && insisted && !self.affordable(now, offset) {
+            return Some(Refusal::Budget(offset.rounded()));
+        }
         self.tune(wanted, out);
         if step {
-            let charged = self.settled && undo.is_none();
             let why = if self.settled { "correcting a jump" } else { "first synchronisation" };
             self.step(now, offset, charged, why, out);
         } else {
