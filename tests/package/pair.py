@@ -102,6 +102,7 @@ class Pi(Machine):
         self.power_cut()
         self.boot(rtc="2010-06-01T12:00:00")
         self.join()
+        self.until(lambda: self.vm.run("ip route get 10.0.2.2")[0] == 0, 60, "the network is up, which it may not be when the agent answers")
 
 
 def difference(pis, times=5):
