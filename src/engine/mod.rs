@@ -384,6 +384,7 @@ impl Engine {
         if !matches!(input, Input::Slept(_)) {
             self.watch(now);
         }
+        let now = self.discipline.ordered(now);
         match input {
             Input::Tick => {}
             // Of a server that was taken away, or was not asked, nothing counts.
