@@ -99,6 +99,9 @@ struct Run {
     /// Which simulated world
     #[arg(long, value_name = "N", default_value_t = 1, requires = "simulate")]
     seed: u64,
+    /// With misfortunes: servers die and lie, somebody sets the clock, the timer's link drops
+    #[arg(long, requires = "simulate")]
+    faults: bool,
     /// Log lines instead of a live view
     #[arg(long, requires = "simulate")]
     plain: bool,
@@ -163,7 +166,8 @@ fn run(args: &Run, socket: Option<PathBuf>) -> ExitCode {
         Ok(found) => found,
         Err(failure) => return failure.exit(),
     };
-    let simulate = args.simulate.then_some(tasks::Simulate { seed: args.seed, plain: args.plain });
+    let (seed, faults, plain) = (args.seed, args.faults, args.plain);
+    let simulate = args.simulate.then_some(tasks::Simulate { seed, faults, plain });
     tasks::run(config, tasks::Options { file, socket, simulate })
 }
 

@@ -468,6 +468,12 @@ impl Engine {
         polls.chain(locks).chain(patience).chain(mute).min()
     }
 
+    /// Where it stands.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// All servers, by id.
     #[must_use]
     pub fn sources(&self) -> &[Source] {
@@ -1118,11 +1124,23 @@ impl Engine {
         let nearby = NEARBY.iter().find(|(n, _)| leads && replies < *n);
         let wanted = nearby.map_or(wanted, |(_, most)| wanted.min(*most));
         self.interval = wanted.max(base);
-        let wanted = self.jittered(wanted);
+        let wanted = self.in_company(now.raw, id, wanted);
         self.sources[id].plan(now.raw, wanted);
     }
 
-    /// Up to 4 % sooner, so that clients started together do not stay together (RFC 8633 §3).
+    /// The span, shortened by up to 4 % so that clients started together do not stay together (RFC
+    /// 8633 §3); servers whose turns are that close are asked at one wake-up.
+    fn in_company(&mut self, now: RawTime, id: ServerId, wanted: Nanos) -> Nanos {
+        let last = self.sources[id].last_asked.unwrap_or(now);
+        let earliest = Nanos::new(wanted.get() / 100 * 96);
+        let others = self.sources.iter().enumerate().filter(|(other, s)| {
+            *other != id && s.asked.is_none() && !s.retired && !s.spec.passive
+        });
+        let spans = others.map(|(_, s)| s.next_poll - last);
+        let joined = spans.filter(|span| (earliest..=wanted).contains(span)).max();
+        joined.unwrap_or_else(|| self.jittered(wanted))
+    }
+
     fn jittered(&mut self, span: Nanos) -> Nanos {
         self.seed = splitmix(self.seed);
         let part = (self.seed >> 11) as f64 / (1_u64 << 53) as f64;

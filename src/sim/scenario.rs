@@ -32,7 +32,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, by name.
-pub const NAMES: [&str; 30] = [
+pub const NAMES: [&str; 31] = [
     "S1",
     "S2",
     "S3",
@@ -63,6 +63,7 @@ pub const NAMES: [&str; 30] = [
     "heavy",
     "calm",
     "turncoat",
+    "misfortunes",
 ];
 
 /// 1 May 2027, 08:00 UTC.
@@ -324,6 +325,28 @@ pub fn scenario(name: &str) -> Option<Scenario> {
         "turncoat" => Scenario {
             about: "the only server is suddenly 200 ms wrong after eight hours",
             servers: vec![(SimServer::good(0).but(Truth::Turns(8.0 * HOUR, 0.2)), wifi())],
+            ..base
+        },
+        "misfortunes" => Scenario {
+            about: "servers die in turn, one lies after ten minutes, somebody sets the clock",
+            foreign_steps: Some((400.0, 900.0, Nanos::from_millis(300))),
+            servers: four(|n| {
+                let rounds = (0..135).map(|round| 640.0 * f64::from(round));
+                rounds.fold(wifi(), |way, from| {
+                    let alone = from + 160.0 * f64::from(n) + 60.0;
+                    // … and all of them once in a round.
+                    let all = from + 620.0;
+                    way.with(alone, alone + 80.0, Weather::Outage).with(
+                        all,
+                        all + 20.0,
+                        Weather::Outage,
+                    )
+                })
+            })
+            .into_iter()
+            .enumerate()
+            .map(|(n, (s, w))| (if n == 3 { s.but(Truth::Turns(600.0, 0.3)) } else { s }, w))
+            .collect(),
             ..base
         },
         _ => base, // S2

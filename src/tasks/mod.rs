@@ -45,6 +45,8 @@ pub struct Options {
 pub struct Simulate {
     /// The same seed gives the same world.
     pub seed: u64,
+    /// Servers die and lie, somebody sets the clock, the timer's link drops.
+    pub faults: bool,
     /// Log lines instead of a live view.
     pub plain: bool,
 }
@@ -119,8 +121,9 @@ fn prepare(mut config: Config, options: &Options) -> (Config, World, Option<Stri
                 let named = |n: &&str| crate::config::ServerEntry::named(n).ok();
                 config.ntp.servers = names.iter().filter_map(named).collect();
             }
+            let name = if simulate.faults { "misfortunes" } else { "S5" };
             let scenario =
-                sim::scenario("S5").unwrap_or_else(|| unreachable!("S5 is in the table"));
+                sim::scenario(name).unwrap_or_else(|| unreachable!("both are in the table"));
             (config, World::simulated(scenario, simulate.seed), None)
         }
     }
@@ -184,7 +187,6 @@ async fn daemon(
         place.display()
     );
     let (tell_stop, stop) = watch::channel(false);
-    let pretend = options.simulate.map(|s| s.seed);
     let listening = config.bluetooth.enabled || simulated;
     let (timers, questions) = TimerDesk::new();
     let bridge = bridge::run(
@@ -192,7 +194,7 @@ async fn daemon(
         shared.clone(),
         state_dir.clone(),
         runtime_dir.clone(),
-        pretend,
+        options.simulate,
         questions,
         stop.clone(),
     );

@@ -207,12 +207,22 @@ impl Resync {
                     if woken == Woken::ClockSet {
                         self.watch_sleep();
                     }
-                    self.feed(Input::Tick);
+                    if woken == Woken::ClockSet || self.engine_waits() {
+                        self.feed(Input::Tick);
+                    }
                 }
             }
             self.housekeeping();
         }
         self.end();
+    }
+
+    /// Whether the engine has something to do now. In time with the servers it looks at the clock at
+    /// every exchange; without them, whenever there is an occasion.
+    fn engine_waits(&self) -> bool {
+        let now = self.world.read();
+        self.engine.phase() != Phase::Synchronised
+            || self.engine.next_tick().is_some_and(|at| at <= now.raw)
     }
 
     fn next_wake(&self) -> RawTime {

@@ -4,9 +4,11 @@
   soak.py [--minutes 30] [--write]
 
 One watches real sockets: its four servers die, lie, stammer and come back, its disk fills up, clients come, misbehave and
-go, its configuration is read again and again. The other lives in the simulated world with its timer, and gets the same
-clients and reloads. Judged: memory, descriptors and threads stay flat; every alert belongs to an injected fault and every
-such fault has its alert; nobody dies. This machine's clock is never touched: one daemon may only watch, the other simulates.
+go, its configuration is read again and again. The other lives in the simulated world with its timer (`run --simulate --faults`):
+servers die in turn and all at once, one turns liar, somebody sets the clock, the timer's link drops in the middle of strings;
+it gets the same clients and reloads. Judged: memory, descriptors and threads stay flat; every alert belongs to a fault and every
+fault that deserves one has its alert; each link that dropped is back; nobody dies. This machine's clock is never touched: one
+daemon may only watch, the other simulates.
 """
 import argparse
 import json
@@ -116,11 +118,13 @@ def misbehave(subject, chance):
 
 
 class Faults:
-    """What goes wrong, one after the other; the ones that must raise an alert are noted."""
+    """What goes wrong, one after the other, each kind once before any comes again; the ones that must raise an alert are noted."""
+
+    KINDS = ("one dies", "two die", "all die", "one lies", "one stammers", "one is busy", "all jump 60 ms", "disk full")
 
     def __init__(self, servers, subject, disk, chance):
         self.servers, self.subject, self.disk, self.chance = servers, subject, disk, chance
-        self.alarming, self.done = [], {}
+        self.alarming, self.done, self.left = [], {}, []
 
     def calm(self):
         for server in self.servers:
@@ -129,7 +133,8 @@ class Faults:
             os.unlink(self.disk + "/filler")
 
     def one(self):
-        kind = self.chance.choice(["one dies", "two die", "all die", "one lies", "one stammers", "one is busy", "all jump 60 ms", "disk full"])
+        self.left = self.left or self.chance.sample(self.KINDS, len(self.KINDS))
+        kind = self.left.pop()
         some = self.chance.sample(self.servers, 2)
         if kind == "one dies":
             some[0].mood = "dead"
@@ -175,7 +180,7 @@ def live(options, folder, disk, own_disk):
     with open(config, "w") as f:
         f.write(f'[ntp]\nservers = [{listed}]\nsync_interval = "16s"\n[clock]\nsteer = false\n[control]\ngroup = ""\n[state]\ndirectory = "{disk}"\n')
     watching = Subject(folder, "watching", ["--config", config])
-    simulated = Subject(folder, "simulated", ["--simulate", "--plain", "--seed", str(options.seed)])
+    simulated = Subject(folder, "simulated", ["--simulate", "--faults", "--plain", "--seed", str(options.seed)])
     subjects = [watching, simulated]
     faults = Faults(servers, watching, disk if own_disk else None, chance)
     began = time.monotonic()
@@ -227,7 +232,22 @@ def judge(subjects, faults, died):
     for t in alerts:
         if not any(0 <= t - injected <= 170 for injected in faults.alarming):
             wrong.append("an alert without a fault that explains it")
-    return rows, wrong, len(alerts)
+    happened, more = misfortunes(subjects[1])
+    return rows, wrong + more, alerts, happened
+
+
+def misfortunes(subject):
+    """What befell the simulated daemon, in words, and what of it was not told as it should be."""
+    when = lambda what: [t for t, e in subject.events if e["event"] == what]          # noqa: E731
+    link = lambda what: [t for t, e in subject.events if e.get("type") == what]       # noqa: E731
+    end = subject.costs[-1][0]
+    steps, alerts, drops, ups = when("foreign_step"), when("alert"), link("disconnected"), link("connected")
+    wrong = [f"{subject.name}: an alert nobody can explain" for t in alerts if not any(0 <= t - s < 60 for s in steps)]
+    wrong += [f"{subject.name}: the clock was set and no alert was raised" for s in steps if s < end - 30 and not any(0 <= t - s < 30 for t in alerts)]
+    wrong += [f"{subject.name}: the timer's link was not raised again" for d in drops if d < end - 60 and not any(0 < u - d < 60 for u in ups)]
+    silent, outvoted, strings = when("source_silent"), when("source_outvoted"), link("string")
+    return (f"{len(steps)} times somebody set the clock ({len(alerts)} alerts), {len(drops)} dropped links, {len(silent)} servers "
+            f"that died, {len(outvoted)} outvoted, {len(strings)} strings"), wrong
 
 
 def main():
@@ -240,7 +260,7 @@ def main():
     disk, own_disk = small_disk(folder)
     try:
         subjects, faults, died = live(options, folder, disk, own_disk)
-        rows, wrong, alerts = judge(subjects, faults, died)
+        rows, wrong, alerts, happened = judge(subjects, faults, died)
     finally:
         for process in folder.running:
             process.terminate()
@@ -249,7 +269,8 @@ def main():
         folder.close()
     text = "\n".join(["| daemon | Anonymous after 5 min | at the end | descriptors | threads | events |", "|---|---:|---:|---:|---:|---:|", *rows, "",
                       f"{options.minutes:g} minutes; injected: " + ", ".join(f"{k} {n}×" for k, n in sorted(faults.done.items())) +
-                      f"; {alerts} alerts for {len(faults.alarming)} faults that deserve one, nothing died; `make soak MINUTES={options.minutes:g}`."])
+                      f"; {len(alerts)} alerts for {len(faults.alarming)} faults that deserve one. In the simulated world: {happened}. "
+                      f"Nothing died; `make soak MINUTES={options.minutes:g}`."])
     print(text)
     for sentence in wrong:
         print("WRONG  " + sentence)

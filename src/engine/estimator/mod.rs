@@ -186,6 +186,8 @@ const STRETCH: f64 = 1.3;
 const STRETCH_EVEN: f64 = 0.4;
 /// Polls are a little rarer than asked for: the packets of the bursts are saved here.
 const SPARE: f64 = 1.035;
+/// Samples so close to each other, seconds, are of one round: the window is gone through again once.
+const ROUND: f64 = 2.0;
 /// Bursts after something upset the estimate come at most this often, seconds.
 const BURST_EVERY: f64 = 3600.0;
 
@@ -208,6 +210,8 @@ pub struct Estimator {
     start: (f64, f64),
     shed: bool,
     last: f64,
+    /// When the window was gone through last.
+    swept: f64,
     thermometer: Thermometer,
     learned: [Option<Learned>; KINDS],
     /// What was said last, for whoever asks in the same moment; nothing after every change.
@@ -233,6 +237,7 @@ impl Estimator {
             start: (0.0, 0.0),
             shed: false,
             last: 0.0,
+            swept: 0.0,
             thermometer: Thermometer::new(),
             learned: [None; KINDS],
             said: Cell::new(None),
@@ -445,7 +450,8 @@ impl Estimator {
         self.note_slopes();
         if self.counted < 24 {
             self.sweep_all(1);
-        } else {
+        } else if self.last - self.swept >= ROUND {
+            self.swept = self.last;
             self.sweep(self.best());
             self.turn = (self.turn + 1) % self.members.len();
             self.sweep(self.turn);

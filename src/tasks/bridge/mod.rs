@@ -15,6 +15,7 @@ use crate::os::bluez::{Bluez, Caller, Read, Refused, Told};
 use crate::os::clock;
 use crate::os::store::StateDir;
 use crate::state::{Request, Shared};
+use crate::tasks::Simulate;
 use crate::timer::command::REQ_STRING;
 use crate::units::{Nanos, RawTime};
 use desk::{Questions, refusal};
@@ -96,13 +97,13 @@ fn boot(runtime: Option<&Path>) -> String {
 }
 
 /// Runs the bridge until told to stop. Strings are kept in `directory`; `runtime` is emptied at
-/// boot. `pretend`: a simulated shooter with this seed, no radio.
+/// boot. `pretend`: a simulated shooter, no radio.
 pub async fn run(
     config: Config,
     shared: Shared,
     directory: Option<PathBuf>,
     runtime: Option<PathBuf>,
-    pretend: Option<u64>,
+    pretend: Option<Simulate>,
     questions: Questions,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -166,7 +167,7 @@ impl Bridge {
         shared: Shared,
         directory: Option<PathBuf>,
         runtime: Option<&Path>,
-        pretend: Option<u64>,
+        pretend: Option<Simulate>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
         let longest = config.bluetooth.reconnect_at_most;
@@ -190,7 +191,7 @@ impl Bridge {
         for w in &mut watched {
             w.learned(&kept);
         }
-        let pretend = pretend.map(|seed| Pretend::new(&config.simulation, seed));
+        let pretend = pretend.map(|s| Pretend::new(&config.simulation, s.seed, s.faults));
         let mut bridge = Self {
             boot: boot(runtime),
             config,

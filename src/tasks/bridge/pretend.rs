@@ -6,16 +6,23 @@ use crate::timer::command::REQ_STRING;
 use crate::units::{Nanos, RawTime};
 use std::collections::VecDeque;
 
+/// How long the link is up and down by turns, if misfortunes are wanted.
+const UP: Nanos = Nanos::from_secs(240);
+const DOWN: Nanos = Nanos::from_secs(20);
+
 /// The shooter, and what of the current string is still to be heard.
 pub struct Pretend {
     shooter: Shooter,
     pause: Nanos,
     next: Option<RawTime>,
     coming: VecDeque<Heard>,
+    /// When the link drops or is up again; never, without misfortunes.
+    link_due: Option<RawTime>,
+    faults: bool,
 }
 
 impl Pretend {
-    pub(super) fn new(simulation: &Simulation, seed: u64) -> Self {
+    pub(super) fn new(simulation: &Simulation, seed: u64, faults: bool) -> Self {
         let course = match simulation.mode {
             Mode::MultiShot => Course::MultiShot,
             Mode::SingleShot => Course::SingleShot,
@@ -37,13 +44,16 @@ impl Pretend {
             pause: simulation.string_interval,
             next: None,
             coming: VecDeque::new(),
+            link_due: None,
+            faults,
         }
     }
 
     /// When it does something next.
     pub(super) fn due(&self) -> RawTime {
         let never = RawTime::from_nanos(i64::MAX / 2);
-        self.coming.front().map(|h| h.at).or(self.next).unwrap_or(never)
+        let said = self.coming.front().map(|h| h.at).or(self.next).unwrap_or(never);
+        self.link_due.map_or(said, |at| at.min(said))
     }
 }
 
@@ -70,21 +80,41 @@ impl Bridge {
             let now = self.now();
             if let Some(pretend) = &mut self.pretend {
                 pretend.next = Some(now + Nanos::from_secs(5));
+                pretend.link_due = pretend.faults.then(|| now + UP);
             }
             self.watched[0].link.stage = super::Stage::Listening(now);
             self.watched[0].bay.link_up();
             return;
         }
+        self.drop_or_raise(now).await;
+        let up = self.watched[0].link.is_listening();
         while let Some(heard) = self.pretend.as_mut().and_then(|p| {
             p.coming.front().is_some_and(|h| h.at <= now).then(|| p.coming.pop_front()).flatten()
         }) {
-            self.heard(0, heard.at, &heard.bytes).await;
+            if up {
+                self.heard(0, heard.at, &heard.bytes).await;
+            }
         }
         let Some(pretend) = &mut self.pretend else { return };
         if pretend.coming.is_empty() && pretend.next.is_some_and(|at| now >= at) {
             let Fired { heard, stopped, .. } = pretend.shooter.fire(now);
             pretend.coming.extend(heard);
             pretend.next = Some(stopped + pretend.pause);
+        }
+    }
+
+    /// The simulated link drops and comes back.
+    async fn drop_or_raise(&mut self, now: RawTime) {
+        let Some(pretend) = &mut self.pretend else { return };
+        if pretend.link_due.is_none_or(|at| now < at) {
+            return;
+        }
+        let up = self.watched[0].link.is_listening();
+        pretend.link_due = Some(now + if up { DOWN } else { UP });
+        if !up {
+            self.up(0, now);
+        } else if self.watched[0].link.reset() {
+            self.lost(0, now).await;
         }
     }
 
