@@ -5,7 +5,7 @@
 //! # let place = Some(socket.clone());
 //! # std::thread::spawn(|| leadville_timesync::tasks::run(Default::default(),
 //! #     leadville_timesync::tasks::Options { socket: place, file: None,
-//! #         simulate: Some(leadville_timesync::tasks::Simulate { seed: 1, plain: true }) }));
+//! #         simulate: Some(leadville_timesync::tasks::Simulate { seed: 1, faults: false, plain: true }) }));
 //! use leadville_timesync::client::TimeSynchronizer;
 //! use std::time::Duration;
 //!
