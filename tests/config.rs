@@ -477,7 +477,13 @@ fn a_network_holds_its_addresses_only() {
 
 #[test]
 fn rates_keep_their_unit() {
-    assert_eq!(accepted("[clock]\nmax_slew_ppm = 83.5\n").clock.max_slew_ppm, Ppm::new(83.5));
+    let slow = accepted("[clock]\nmax_slew_ppm = 83.5\n");
+    assert_eq!(slow.clock.max_slew_ppm, Ppm::new(83.5));
+    let said = |config: &Config, key: &str| config.notes().iter().any(|n| n.contains(key));
+    assert!(said(&slow, "max_slew_ppm changes nothing"), "{:?}", slow.notes());
+    assert!(!said(&Config::default(), "changes nothing"));
+    let patient = accepted("[ntp]\nmax_retries = 9\n");
+    assert!(said(&patient, "max_retries changes nothing"), "{:?}", patient.notes());
     assert!(refused("[clock]\nmax_slew_ppm = inf\n").contains("out of bounds"));
 }
 

@@ -126,6 +126,19 @@ impl Config {
         if !self.clock.steer {
             notes.push("The clock is only watched ([clock] steer = false).".into());
         }
+        let usual = Self::default();
+        if self.clock.max_slew_ppm != usual.clock.max_slew_ppm {
+            notes.push(
+                "The kernel slews at 500 ppm; [clock] max_slew_ppm changes nothing so far.".into(),
+            );
+        }
+        if self.ntp.max_retries != usual.ntp.max_retries {
+            notes.push(
+                "Lost replies are asked for again by rules of their own; [ntp] max_retries changes \
+                 nothing."
+                    .into(),
+            );
+        }
         if !self.timer.is_empty() && !self.bluetooth.enabled {
             notes.push(
                 "Timers are named, but not listened to ([bluetooth] enabled = false).".into(),

@@ -85,7 +85,7 @@ pub struct Ntp {
     /// Longest wait for one reply, 100 ms..1 min.
     #[serde(deserialize_with = "span::<_, { 100 * MS }, { MIN }>")]
     pub timeout: Nanos,
-    /// Quick repetitions after a lost reply before the back-off, 0..10.
+    /// The former system's, 0..10; without effect: lost replies have rules of their own.
     #[serde(deserialize_with = "bounded::<_, 0, 10>")]
     pub max_retries: u32,
     /// Operators that must agree for the time to be verified, 1..16.
@@ -102,7 +102,7 @@ pub struct Clock {
     /// Before the first synchronisation of a boot, a larger offset is stepped, 1 ms..10 s.
     #[serde(deserialize_with = "span::<_, { MS }, { 10 * S }>")]
     pub step_above: Nanos,
-    /// Fastest slew, 10..500 ppm.
+    /// 10..500 ppm; without effect so far: the kernel slews at 500 ppm.
     #[serde(deserialize_with = "ppm::<_, 10, 500>")]
     pub max_slew_ppm: Ppm,
     /// After the first synchronisation, a larger offset may be stepped once, 100 ms..1 h.

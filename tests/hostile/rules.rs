@@ -1,7 +1,7 @@
 //! What may never happen, whatever the servers, the operator and strangers do: judged after each
 //! input to the engine. The rules are those of the table in `engine::discipline`.
 use leadville_timesync::engine::discipline::{Correction, Limits};
-use leadville_timesync::engine::{Engine, Input, Output, Phase};
+use leadville_timesync::engine::{Engine, Event, Input, Output, Phase};
 use leadville_timesync::units::{Nanos, Reading};
 
 /// The most that is told to the kernel as its error, ns.
@@ -64,8 +64,11 @@ impl Rules {
         } else if !locked {
             self.locked_at = None;
         }
+        // A lock that begins with this event holds from when it is told; what came before it is not under it.
+        let mut held = locked && before.locked;
         for output in outputs {
             match output {
+                Output::Tell(Event::Lock(_, true)) => held = locked,
                 Output::Steer(Correction::Frequency(f)) => {
                     let (f, most) = (f.get(), self.limits.max_frequency.get());
                     assert!(f.is_finite() && f.abs() <= most, "the kernel is told {f} ppm");
@@ -77,14 +80,14 @@ impl Rules {
                     self.told = f;
                 }
                 Output::Steer(Correction::Step(by)) => {
-                    assert!(!locked, "a step of {by} under a lock");
+                    assert!(!held, "a step of {by} under a lock");
                     if before.settled && !before.slept {
                         self.step(*by, engine, now);
                     }
                     self.foreign.clear();
                 }
                 Output::Steer(Correction::Slew(by)) => {
-                    let still = locked && *by != Nanos::ZERO;
+                    let still = held && *by != Nanos::ZERO;
                     assert!(!still, "a slew of {by} under a lock");
                 }
                 Output::Kernel(status) => {
