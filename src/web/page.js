@@ -218,7 +218,7 @@ function gone(error, hint) {
 
 const KINDS = {
   alert: 'ALERT', alert_cleared: 'alert over', correction: 'corrected', step: 'STEP', foreign_step: 'CLOCK SET BY ANOTHER',
-  lock: 'held still for', unlock: 'free again after', state: '', source_silent: 'no answer from', source_heard: 'answers again:',
+  lock: 'held still for', unlock: 'free again after', state: '', source_silent: 'silent:', source_heard: 'answers again:',
   set_time: 'time taken from', source_outvoted: 'outvoted:', source_agrees: 'agrees again:', refused: 'refused',
 };
 // What a timer says, in words; frames and estimates that only programs want are left out.
@@ -238,7 +238,7 @@ function happened(e) {
   const words = [KINDS[e.event] ?? e.event.replace(/_/g, ' ')];
   if (e.event === 'timer') words.splice(0, 1, ofTimer(e));
   else if (e.message) words.push(e.message);
-  else for (const key of ['name', 'source', 'level', 'why', 'what']) if (e[key]) words.push(e[key]);
+  else for (const key of ['name', 'source', 'level', 'why', 'what']) if (e[key]) words.push(key === 'why' ? `(${e[key]})` : e[key]);
   if (e.event === 'set_time') words.push({ phone: 'a phone,', neighbour: 'another computer of the range,' }[e.how] ?? 'a person,');
   const us = e.worst_us ?? e.offset_us;
   if (us !== undefined && us !== null) words.push(amount(us).replace('-', '−'));
