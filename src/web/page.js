@@ -227,7 +227,7 @@ function ofTimer(e) {
   const within = e.bound_us ? ', within ' + amount(e.bound_us) : '';
   if (e.type === 'start') return `${name}: string ${e.string_number} begins`;
   if (e.type === 'shot') return `${name}: shot ${e.shot_number} at ${e.time_s.toFixed(2)} s${within}`;
-  if (e.type === 'string') return `${name}: string ${e.string_number} is over, ${count(e.shots, 'shot')}`;
+  if (e.type === 'stop') return `${name}: string ${e.string_number} is over, ${count(e.shots, 'shot')}`;
   if (e.message) return e.message.includes(name) ? e.message : `${name}: ${e.message}`;
   return '';
 }

@@ -245,7 +245,7 @@ def misfortunes(subject):
     wrong = [f"{subject.name}: an alert nobody can explain" for t in alerts if not any(0 <= t - s < 60 for s in steps)]
     wrong += [f"{subject.name}: the clock was set and no alert was raised" for s in steps if s < end - 30 and not any(0 <= t - s < 30 for t in alerts)]
     wrong += [f"{subject.name}: the timer's link was not raised again" for d in drops if d < end - 60 and not any(0 < u - d < 60 for u in ups)]
-    silent, outvoted, strings = when("source_silent"), when("source_outvoted"), link("string")
+    silent, outvoted, strings = when("source_silent"), when("source_outvoted"), link("stop")
     return (f"{len(steps)} times somebody set the clock ({len(alerts)} alerts), {len(drops)} dropped links, {len(silent)} servers "
             f"that died, {len(outvoted)} outvoted, {len(strings)} strings"), wrong
 

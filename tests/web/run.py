@@ -106,6 +106,7 @@ def numbers_change_and_events_come_live(here):
         browser.until("return !document.getElementById('locks').innerText.includes('match')", 5)
         # The simulated shooter begins a string within half a minute.
         browser.until("return / shot \\d+ at \\d+\\.\\d\\d s/.test(document.getElementById('events').innerText)", 60)
+        browser.until("return / is over, \\d+ shots/.test(document.getElementById('events').innerText)", 60)
         browser.picture(PICTURES / "shots.png")
         assert browser.complaints() == []
 

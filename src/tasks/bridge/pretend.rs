@@ -112,6 +112,7 @@ impl Bridge {
         let up = self.watched[0].link.is_listening();
         pretend.link_due = Some(now + if up { DOWN } else { UP });
         if !up {
+            self.watched[0].link.stage = super::Stage::Subscribing;
             self.up(0, now);
         } else if self.watched[0].link.reset() {
             self.lost(0, now).await;
