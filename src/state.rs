@@ -108,11 +108,14 @@ pub struct ServerStatus {
     pub rejected: BTreeMap<String, u64>,
 }
 
+/// What a receiver beside us is called.
+pub const RECEIVER: &str = "GPS";
+
 impl ServerStatus {
     /// A receiver beside us, which is not asked.
     #[must_use]
     pub fn beside(&self) -> bool {
-        self.name == "GPS" && self.address.is_none() && self.next_poll_s.is_none()
+        self.name == RECEIVER && self.address.is_none() && self.next_poll_s.is_none()
     }
 }
 

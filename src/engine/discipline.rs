@@ -165,7 +165,16 @@ pub struct Discipline {
     ledger: Option<Ledger>,
     foreign: Vec<(RawTime, Nanos)>,
     undo: Option<Nanos>,
-    allowed: Option<(RawTime, Nanos)>,
+    allowed: Option<(RawTime, Permit)>,
+}
+
+/// Why a settled clock may be stepped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// The operator wants it.
+    Order,
+    /// A verified majority left the timeline by more than this.
+    Insistence(Nanos),
 }
 
 /// Where (realtime − raw) must stand if nobody but us touched the clock.
@@ -319,9 +328,9 @@ impl Discipline {
         }
     }
 
-    /// The next correction may be a step, if it is of more than this.
-    pub fn allow_step(&mut self, now: RawTime, above: Nanos) {
-        self.allowed = Some((now, above));
+    /// The next correction may be a step.
+    pub fn allow_step(&mut self, now: RawTime, permit: Permit) {
+        self.allowed = Some((now, permit));
     }
 
     /// Whether a verified majority that wants to leave the timeline by `by` may do so now.
@@ -382,7 +391,8 @@ impl Discipline {
         }
         let undo = self.undo.take();
         let allowed = self.allowed.take();
-        let allowed = allowed.filter(|(at, _)| now.raw - *at < Nanos::from_secs(60));
+        let allowed =
+            allowed.filter(|(at, _)| now.raw - *at < Nanos::from_secs(60)).map(|(_, p)| p);
         let step = if !self.settled {
             offset.abs() > self.limits.step_above
         } else if let Some(jump) = undo.filter(|j| j.abs() > self.limits.step_above) {
@@ -390,7 +400,11 @@ impl Discipline {
             (offset + jump).abs() < self.limits.step_above + Nanos::new(jump.abs().get() / 8)
                 && offset.abs() > self.limits.step_above
         } else {
-            allowed.is_some_and(|(_, above)| offset.abs() > above)
+            let above = |permit| match permit {
+                Permit::Order => self.limits.step_above,
+                Permit::Insistence(above) => above,
+            };
+            allowed.is_some_and(|permit| offset.abs() > above(permit))
         };
         // A leap second that a lock kept from the kernel is slewed.
         if self.settled && !step && offset.abs() > self.limits.step_after + self.limits.step_above {
@@ -407,7 +421,7 @@ impl Discipline {
         self.insisted = None;
         let charged = self.settled && undo.is_none();
         // What was insisted on may be a little more by now; the operator's order is not counted.
-        let insisted = allowed.is_some_and(|(_, above)| above > self.limits.step_above);
+        let insisted = matches!(allowed, Some(Permit::Insistence(_)));
         if step && charged && insisted && !self.affordable(now, offset) {
             return Some(Refusal::Budget(offset.rounded()));
         }

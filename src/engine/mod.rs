@@ -11,6 +11,7 @@ pub mod discipline;
 pub mod estimator;
 mod leap;
 pub mod packet;
+mod polls;
 pub mod refclock;
 pub mod select;
 pub mod serve;
@@ -20,7 +21,7 @@ mod tests;
 
 use crate::units::{Nanos, Ppm, RawTime, Reading, UtcTime};
 use byhand::{ByHand, How, Word};
-use discipline::{Correction, Discipline, KernelStatus, Leap, Refusal};
+use discipline::{Correction, Discipline, KernelStatus, Leap, Permit, Refusal};
 use estimator::{DriftMemory, Estimate, Estimator};
 use packet::{Bogus, Exchange, Rejected, Why};
 use select::Vote;
@@ -31,11 +32,6 @@ pub type ServerId = usize;
 
 /// Nothing usable for that many poll intervals is holdover.
 const HOLDOVER_POLLS: i64 = 3;
-/// A neighbour that leads the range is asked so often until so many answers: agreement within a
-/// minute, and before the crystal is known.
-const NEARBY: [(u64, Nanos); 2] = [(24, Nanos::from_secs(2)), (64, Nanos::from_secs(8))];
-/// Contradictory servers are asked again this soon.
-const QUARREL_POLL: Nanos = Nanos::from_secs(32);
 /// Time for several servers to answer before one alone is believed.
 const FIRST_FIX_PATIENCE: Nanos = Nanos::from_secs(8);
 /// So long after the first fix little is known of the crystal …
@@ -52,6 +48,8 @@ const WORTH_KEEPING_PPM: f64 = 50.0;
 const DAY: Nanos = Nanos::from_secs(86_400);
 /// A program of an earlier date does not believe a later one than so long after it.
 pub const LIFE: Nanos = Nanos::from_secs(20 * 31_556_952);
+/// Why a server under a second name has no vote.
+pub const SAME_SERVER: &str = "is the same server as another one here";
 /// Growth of the guarantee between exchanges, when the frequency's bound says less (RFC 5905's PHI).
 const PHI: Ppm = Ppm::new(15.0);
 
@@ -727,8 +725,7 @@ impl Engine {
                     *other == key && (i.centre - interval.centre).abs() <= i.half + interval.half
                 };
                 if seen.iter().any(same) {
-                    self.sources[id].standing =
-                        Standing::Unused("is the same server as another one here".into());
+                    self.sources[id].standing = Standing::Unused(SAME_SERVER.into());
                     continue;
                 }
                 seen.push((key, interval));
@@ -955,7 +952,7 @@ impl Engine {
                 self.restart_timeline();
                 self.elect(now.raw, vote, intervals);
                 // The timeline left by more than a second; what the clock is off by may be less.
-                self.discipline.allow_step(now.raw, most);
+                self.discipline.allow_step(now.raw, Permit::Insistence(most));
                 false
             }
         }
@@ -987,7 +984,7 @@ impl Engine {
         }
         self.elect(now.raw, &vote, &intervals);
         self.discipline.pardon();
-        self.discipline.allow_step(now.raw, self.discipline.limits.step_above);
+        self.discipline.allow_step(now.raw, Permit::Order);
         if let Some(&id) = self.selected.first() {
             self.use_sample(now, id);
         }
@@ -1102,59 +1099,6 @@ impl Engine {
         }
         if !self.fixed() && self.sources.iter().any(|s| s.sample_count() > 0) {
             self.first_fix(now);
-        }
-    }
-
-    fn plan(&mut self, now: Reading, id: ServerId) {
-        let base = self.settings.sync_interval;
-        let wanted = if !self.fixed() || self.sources[id].requests < 4 {
-            self.sources[id].eager_interval(base)
-        } else if self.phase == Phase::Frozen {
-            QUARREL_POLL.min(base)
-        } else if self.sources[id].silent() > 0 {
-            // Weather: at the usual pace, a little apart.
-            base
-        } else {
-            self.estimator.wanted_poll(now.raw, base)
-        };
-        // On our own network the rules of courtesy are ours. Who only passes UTC on is asked as any
-        // other server.
-        let leads = self.leads_the_range(id);
-        let replies = self.sources[id].replies;
-        let nearby = NEARBY.iter().find(|(n, _)| leads && replies < *n);
-        let wanted = nearby.map_or(wanted, |(_, most)| wanted.min(*most));
-        self.interval = wanted.max(base);
-        let wanted = self.in_company(now.raw, id, wanted);
-        self.sources[id].plan(now.raw, wanted);
-    }
-
-    /// The span, shortened by up to 4 % so that clients started together do not stay together (RFC
-    /// 8633 §3); servers whose turns are that close are asked at one wake-up.
-    fn in_company(&mut self, now: RawTime, id: ServerId, wanted: Nanos) -> Nanos {
-        let last = self.sources[id].last_asked.unwrap_or(now);
-        let earliest = Nanos::new(wanted.get() / 100 * 96);
-        let others = self.sources.iter().enumerate().filter(|(other, s)| {
-            *other != id && s.asked.is_none() && !s.retired && !s.spec.passive
-        });
-        let spans = others.map(|(_, s)| s.next_poll - last);
-        let joined = spans.filter(|span| (earliest..=wanted).contains(span)).max();
-        joined.unwrap_or_else(|| self.jittered(wanted))
-    }
-
-    fn jittered(&mut self, span: Nanos) -> Nanos {
-        self.seed = splitmix(self.seed);
-        let part = (self.seed >> 11) as f64 / (1_u64 << 53) as f64;
-        span - Nanos::new((span.get() as f64 * 0.04 * part) as i64)
-    }
-
-    fn ask(&mut self, now: Reading) {
-        for id in 0..self.sources.len() {
-            let s = &mut self.sources[id];
-            if s.asked.is_none() && !s.retired && s.next_poll <= now.raw {
-                s.ask(now.raw);
-                self.first_asked.get_or_insert(now.raw);
-                self.outputs.push(Output::Ask(id));
-            }
         }
     }
 }

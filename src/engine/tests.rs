@@ -4,6 +4,7 @@ use super::packet::{LEN, ntp};
 use super::*;
 
 mod byhand;
+mod polls;
 mod receiver;
 
 /// A clock that does what it is told, and servers that are right unless told otherwise.

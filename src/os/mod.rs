@@ -2,6 +2,7 @@
 pub mod bluez;
 pub mod clock;
 pub mod control;
+pub mod given;
 pub mod gps;
 pub mod heap;
 pub mod journal;

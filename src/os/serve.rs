@@ -7,24 +7,10 @@ use nix::sys::socket::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsRawFd;
 
-/// systemd's first descriptor.
-const FIRST: RawFd = 3;
-/// More are not taken.
-const MOST: RawFd = 4;
 /// A request is shorter; of longer datagrams only the length is wanted.
 pub const ROOM: usize = 64;
-
-/// What systemd holds for us (sd_listen_fds(3)).
-#[derive(Debug, Default)]
-pub struct Given {
-    /// Sockets that are asked.
-    pub servers: Vec<ServerSocket>,
-    /// gpsd's, kept over our restart.
-    pub seconds: Option<UnixDatagram>,
-}
 
 /// A socket that is asked.
 #[derive(Debug)]
@@ -66,30 +52,6 @@ impl Arrival {
 }
 
 impl ServerSocket {
-    /// The sockets systemd holds for us, those for datagrams. To be called once, before the program
-    /// opens descriptors of its own.
-    #[must_use]
-    pub fn given() -> Given {
-        let mut given = Given::default();
-        let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<i64>().ok());
-        if number("LISTEN_PID") != Some(i64::from(std::process::id())) {
-            return given;
-        }
-        let count = number("LISTEN_FDS").unwrap_or(0).clamp(0, i64::from(MOST)) as RawFd;
-        for socket in (FIRST..FIRST + count).filter_map(taken) {
-            let udp = UdpSocket::from(socket);
-            if udp.local_addr().is_ok() {
-                given.servers.extend(Self::prepared(udp).ok());
-                continue;
-            }
-            let unix = UnixDatagram::from(OwnedFd::from(udp));
-            if unix.local_addr().is_ok() {
-                given.seconds = Some(unix);
-            }
-        }
-        given
-    }
-
     /// A socket of our own.
     ///
     /// # Errors
@@ -98,7 +60,7 @@ impl ServerSocket {
         Self::prepared(UdpSocket::bind(address)?)
     }
 
-    fn prepared(udp: UdpSocket) -> io::Result<Self> {
+    pub(super) fn prepared(udp: UdpSocket) -> io::Result<Self> {
         let v6 = udp.local_addr()?.is_ipv6();
         udp.set_nonblocking(false)?;
         let _ = setsockopt(&udp, sockopt::ReceiveTimestampns, &true);
@@ -173,21 +135,6 @@ impl ServerSocket {
         }
         Ok(())
     }
-}
-
-/// A descriptor that was passed on to us, if it is a socket for datagrams.
-fn taken(fd: RawFd) -> Option<OwnedFd> {
-    let kind = std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?.file_type();
-    if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
-        return None;
-    }
-    // SAFETY: systemd passed this descriptor to this very process (LISTEN_PID) and nothing
-    // else of the program knows it; it is taken over once, at the start.
-    #[allow(unsafe_code, reason = "a descriptor passed by number has no owner yet")]
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let datagrams = nix::sys::socket::getsockopt(&socket, sockopt::SockType)
-        .is_ok_and(|kind| kind == nix::sys::socket::SockType::Datagram);
-    datagrams.then_some(socket)
 }
 
 fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {

@@ -95,6 +95,24 @@ fn four(network: impl Fn(u8) -> Network) -> Vec<(SimServer, Network)> {
     (0..4).map(|n| (SimServer::good(n), network(n))).collect()
 }
 
+fn hotspot(up: f64, down: f64) -> Network {
+    let way = |base| Way { base, jitter: Jitter::Exponential(0.020), loss: 0.1 };
+    Network { out: way(up), home: way(down), weather: Vec::new() }
+}
+
+/// Four servers behind a hotspot: seven minutes of it from that second on, then nothing for the
+/// rest of eight hours. Hidden asymmetry: 0, 5, 10 and 2.5 ms.
+fn match_day(from: f64) -> Vec<(SimServer, Network)> {
+    four(|n| {
+        let hidden = [0.0, 0.010, 0.020, 0.005][usize::from(n & 3)];
+        hotspot(0.030 + hidden, 0.030).with(from, from + 420.0, Weather::PowerSave).with(
+            from + 420.0,
+            from + 8.0 * HOUR,
+            Weather::Outage,
+        )
+    })
+}
+
 /// The scenario of this name.
 #[must_use]
 pub fn scenario(name: &str) -> Option<Scenario> {
@@ -113,10 +131,6 @@ pub fn scenario(name: &str) -> Option<Scenario> {
         judged_from: HOUR,
     };
     let only = |network| vec![(SimServer::good(0), network)];
-    let hotspot = |up, down| {
-        let way = |base| Way { base, jitter: Jitter::Exponential(0.020), loss: 0.1 };
-        Network { out: way(up), home: way(down), weather: Vec::new() }
-    };
     Some(match *name {
         "S1" => Scenario {
             about: "wired LAN",
@@ -195,15 +209,7 @@ pub fn scenario(name: &str) -> Option<Scenario> {
                 climate: Some(Climate { load: true, ..climate() }),
                 ..quiet(-14.0)
             },
-            servers: four(|n| {
-                // hidden asymmetry: 0, 5, 10 and 2.5 ms
-                let hidden = [0.0, 0.010, 0.020, 0.005][usize::from(n & 3)];
-                hotspot(0.030 + hidden, 0.030).with(0.0, 420.0, Weather::PowerSave).with(
-                    420.0,
-                    8.0 * HOUR,
-                    Weather::Outage,
-                )
-            }),
+            servers: match_day(0.0),
             power_cuts: vec![(3.0 * HOUR, 60.0)],
             judged_from: 600.0,
             ..base
@@ -211,19 +217,11 @@ pub fn scenario(name: &str) -> Option<Scenario> {
         "S9d" => {
             let day = scenario("S9")?;
             let out = 20.0 * HOUR;
-            let servers = four(|n| {
-                let hidden = [0.0, 0.010, 0.020, 0.005][usize::from(n & 3)];
-                hotspot(0.030 + hidden, 0.030).with(out, out + 420.0, Weather::PowerSave).with(
-                    out + 420.0,
-                    out + 8.0 * HOUR,
-                    Weather::Outage,
-                )
-            });
             Scenario {
                 name,
                 about: "12 h on a hotspot, a night without power, seven minutes of hotspot, eight hours blind",
                 hours: 28.0,
-                servers,
+                servers: match_day(out),
                 power_cuts: vec![(12.0 * HOUR, 8.0 * HOUR)],
                 judged_from: out + 600.0,
                 ..day

@@ -1,6 +1,7 @@
 //! The three loops of the daemon, and what joins them: start, signals, stop.
 pub mod bridge;
 pub mod control;
+mod gps;
 pub mod memory;
 pub mod monitor;
 pub mod resync;
@@ -80,7 +81,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
     heap::be_frugal();
     journal::init(level(&config, live));
     // Before the program takes descriptors of its own.
-    let given = crate::os::serve::ServerSocket::given();
+    let given = crate::os::given::Given::take();
     let runtime = signals::hold().and_then(|()| {
         let mut plan = tokio::runtime::Builder::new_current_thread();
         // Room for a thousand events at once would be 12 kB.

@@ -1,4 +1,5 @@
 //! The resync task: reads, asks the engine, does what it says, waits.
+use super::gps::{Gps, heard};
 use super::memory::Memory;
 use super::serve::Server;
 use super::servers::{Change, Servers};
@@ -6,11 +7,10 @@ use super::tell::{Teller, stamp};
 use super::world::World;
 use crate::config::{Config, ServerEntry};
 use crate::engine::packet::{Bogus, Exchange, Rejected, Why};
-use crate::engine::refclock::{self, Gatherer};
+use crate::engine::refclock;
 use crate::engine::serve::{Reference, Service, reference_id};
-use crate::engine::source::{ServerSpec, Standing};
+use crate::engine::source::Standing;
 use crate::engine::{Engine, Event, Input, Output, Phase, ServerId, Settings, discipline};
-use crate::os::gps::Seconds;
 use crate::os::journal::{self, message_id};
 use crate::os::netlink::NetworkWatch;
 use crate::os::resolve::{self, ResolveError};
@@ -712,57 +712,6 @@ impl Resync {
             next_poll_s: (!s.spec.passive).then(|| (s.next_poll - now.raw).as_secs_f64().max(0.0)),
             trusted: s.spec.trust,
             rejected,
-        }
-    }
-}
-
-/// The receiver beside us.
-struct Gps {
-    id: ServerId,
-    /// None where it could not be opened: why, until that was said.
-    socket: Option<Seconds>,
-    trouble: Option<Why>,
-    gatherer: Gatherer,
-}
-
-impl Gps {
-    fn open(
-        config: &crate::config::Gps,
-        id: ServerId,
-        before: Option<UnixDatagram>,
-    ) -> Option<(Self, ServerSpec)> {
-        if config.sock.as_os_str().is_empty() {
-            return None;
-        }
-        let (socket, trouble) = match Seconds::open(&config.sock, before) {
-            Ok(socket) => (Some(socket), None),
-            Err(e) => {
-                let at = config.sock.display();
-                warn!(EVENT = "gps", "gpsd cannot reach us at {at}: {e}; restart us when it can");
-                (None, Some(Why::Local(format!("{at}: {e}"))))
-            }
-        };
-        let spec = ServerSpec {
-            name: "GPS".into(),
-            operator: "GPS".into(),
-            trust: config.trust,
-            passive: true,
-            ..ServerSpec::default()
-        };
-        Some((Self { id, socket, trouble, gatherer: Gatherer::new(config.uncertainty) }, spec))
-    }
-}
-
-/// The next datagram of gpsd; never, without a receiver.
-async fn heard(gps: Option<&Gps>) -> Vec<u8> {
-    let Some(socket) = gps.and_then(|gps| gps.socket.as_ref()) else {
-        return std::future::pending().await;
-    };
-    let mut buffer = [0; crate::os::gps::ROOM];
-    loop {
-        match socket.next(&mut buffer).await {
-            Ok(length) => return buffer[..length].to_vec(),
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }

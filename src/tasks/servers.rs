@@ -1,7 +1,7 @@
 //! Names and addresses: which address each of the engine's servers has, and when to look again.
 use crate::config::{ServerEntry, nearby};
-use crate::engine::ServerId;
 use crate::engine::source::ServerSpec;
+use crate::engine::{SAME_SERVER, ServerId};
 use crate::os::resolve::{LastGood, ResolveError};
 use crate::units::{Nanos, RawTime};
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +13,6 @@ const POOL_AGAIN: Nanos = Nanos::from_secs(5_400);
 const HOST_AGAIN: Nanos = Nanos::from_secs(6 * 3_600);
 /// Silent requests after which a pool's server gives way to another.
 const POOL_PATIENCE: u32 = 8;
-
-const THE_SAME: &str = "is the same server as another one here";
 
 /// What a lookup changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +104,7 @@ impl Servers {
             looking: false,
             again: now,
             failures: 0,
-            trouble: (free.is_empty() && literal.is_some()).then(|| THE_SAME.to_owned()),
+            trouble: (free.is_empty() && literal.is_some()).then(|| SAME_SERVER.to_owned()),
             retired: false,
         });
         specs
@@ -242,7 +240,7 @@ impl Servers {
             }
         }
         if self.of(entry).all(|id| self.slots[id].address.is_none()) {
-            self.entries[entry].trouble = Some(THE_SAME.to_owned());
+            self.entries[entry].trouble = Some(SAME_SERVER.to_owned());
             self.entries[entry].again = now + Nanos::from_secs(600);
         }
         if self.entries[entry].config.is_pool() {
@@ -281,7 +279,7 @@ impl Servers {
         for &id in &ids {
             if self.slots[id].address.is_some_and(|a| self.uses(a)) {
                 self.slots[id].address = None;
-                self.entries[entry].trouble = Some(THE_SAME.to_owned());
+                self.entries[entry].trouble = Some(SAME_SERVER.to_owned());
             }
         }
         let e = &mut self.entries[entry];

@@ -142,26 +142,14 @@ impl Teller {
             // A receiver of our own has nothing to do with the network.
             Event::Silent(id, why) if engine.sources()[*id].spec.passive => {
                 let source = name(*id);
-                self.say(now.raw, *id, Rejected::COUNT, || {
-                    warn!(
-                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
-                        EVENT = "source_left_out",
-                        SOURCE = source.as_str(),
-                        "{source} is silent: {why}"
-                    );
-                });
+                let sentence = format!("{source} is silent: {why}");
+                self.left_out(now, (*id, Rejected::COUNT), &source, None, &sentence);
                 json!({"event": "source_silent", "source": source, "why": why.to_string()})
             }
             Event::Heard(id) if engine.sources()[*id].spec.passive => {
                 let source = name(*id);
-                self.say(now.raw, *id, Rejected::COUNT + 1, || {
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
-                        EVENT = "source_used",
-                        SOURCE = source.as_str(),
-                        "{source} is heard again"
-                    );
-                });
+                let sentence = format!("{source} is heard again");
+                self.used(now, (*id, Rejected::COUNT + 1), &source, &sentence);
                 json!({"event": "source_heard", "source": source})
             }
             Event::Silent(id, why) => {
@@ -176,27 +164,14 @@ impl Teller {
             }
             Event::Outvoted(id, by) => {
                 let source = name(*id);
-                self.say(now.raw, *id, Rejected::COUNT + 2, || {
-                    warn!(
-                        MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
-                        EVENT = "source_left_out",
-                        SOURCE = source.as_str(),
-                        OFFSET_US = by.as_micros_f64(),
-                        "{source} is left out: {by} away from the majority"
-                    );
-                });
+                let sentence = format!("{source} is left out: {by} away from the majority");
+                self.left_out(now, (*id, Rejected::COUNT + 2), &source, Some(*by), &sentence);
                 json!({"event": "source_outvoted", "source": source, "offset_us": by.as_micros_f64()})
             }
             Event::Agrees(id) => {
                 let source = name(*id);
-                self.say(now.raw, *id, Rejected::COUNT + 3, || {
-                    info!(
-                        MESSAGE_ID = message_id(journal::Event::SourceUsed),
-                        EVENT = "source_used",
-                        SOURCE = source.as_str(),
-                        "{source} agrees with the majority again"
-                    );
-                });
+                let sentence = format!("{source} agrees with the majority again");
+                self.used(now, (*id, Rejected::COUNT + 3), &source, &sentence);
                 json!({"event": "source_agrees", "source": source})
             }
             Event::Refused(refusal) => {
@@ -339,6 +314,36 @@ impl Teller {
                 EVENT = "source_rejected",
                 SOURCE = source,
                 "a reply of {source} is not used: {why}"
+            );
+        });
+    }
+
+    fn left_out(
+        &mut self,
+        now: Reading,
+        (id, what): (ServerId, usize),
+        source: &str,
+        by: Option<Nanos>,
+        line: &str,
+    ) {
+        self.say(now.raw, id, what, || {
+            warn!(
+                MESSAGE_ID = message_id(journal::Event::SourceLeftOut),
+                EVENT = "source_left_out",
+                SOURCE = source,
+                OFFSET_US = by.map(Nanos::as_micros_f64),
+                "{line}"
+            );
+        });
+    }
+
+    fn used(&mut self, now: Reading, (id, what): (ServerId, usize), source: &str, line: &str) {
+        self.say(now.raw, id, what, || {
+            info!(
+                MESSAGE_ID = message_id(journal::Event::SourceUsed),
+                EVENT = "source_used",
+                SOURCE = source,
+                "{line}"
             );
         });
     }

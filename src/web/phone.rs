@@ -21,8 +21,8 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-/// What a phone's clock is worth, s: Android leaves its clock alone while the network's time is
-/// less than 2 s away, and the time of a cell is no better.
+/// What a phone's clock is worth, s. Taken, not measured: Android's time detector leaves the clock
+/// alone while a suggestion is less than 2 s away (AOSP, `ro.sys.time_detector_update_diff`).
 const WORTH: f64 = 2.0;
 /// A longer round trip says nothing.
 const LONGEST_DELAY_MS: f64 = 10_000.0;

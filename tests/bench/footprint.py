@@ -21,6 +21,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BINARY = ROOT + "/target/release/leadville-timesync"
+ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "none")
 # Nothing started here may set a clock, whatever it does.
 BARRED = ["setpriv", "--bounding-set=-sys_time", "--inh-caps=-sys_time"] if os.geteuid() == 0 else []
 
@@ -113,7 +114,7 @@ def memory(pid):
         return {line.split(":")[0]: int(line.split()[1]) for line in f if line.split(":")[0] in ("Rss", "Pss", "Anonymous")}
 
 
-def calls(folder, pid, minutes):
+def calls(folder, pid):
     """System calls in an hour, counted by strace over some minutes of their own."""
     out = f"{folder.path}/strace-{pid}"
     strace = folder.start(["strace", "-f", "-c", "-qq", "-o", out, "-p", str(pid)])
@@ -164,7 +165,7 @@ def size(*paths):
 
 def installed(package):
     """Installed size in kB, as the package says (chrony's from the package list); None where it cannot be known."""
-    built = sorted(glob.glob(f"{ROOT}/target/debian/{package}_*_amd64.deb"), key=os.path.getmtime)
+    built = sorted(glob.glob(f"{ROOT}/target/debian/{package}_*_{ARCH}.deb"), key=os.path.getmtime)
     ask = ["dpkg-deb", "-f", built[-1], "Installed-Size"] if built else ["apt-cache", "show", "--no-all-versions", package]
     out = subprocess.run(ask, capture_output=True, text=True).stdout
     sizes = re.findall(r"^(?:Installed-Size: )?(\d+)$", out, re.MULTILINE)
@@ -204,7 +205,7 @@ def measure(folder, options):
         cpu, switches = (after - was for after, was in zip(counts(p.pid), before[name]))
         rows[name] = dict(memory(p.pid), cpu_ms=cpu / 1e6 * 60 / options.minutes, wakes=switches / options.minutes,
                           threads=len(os.listdir(f"/proc/{p.pid}/task")), files=len(os.listdir(f"/proc/{p.pid}/fd")))
-    traced = {name: calls(folder, p.pid, options.minutes) for name, p in subjects.items()}
+    traced = {name: calls(folder, p.pid) for name, p in subjects.items()}
     for minute in range(options.minutes):
         say(f"counting system calls: {options.minutes - minute} min left")
         time.sleep(60)

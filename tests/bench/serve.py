@@ -13,33 +13,25 @@ import datetime
 import json
 import math
 import os
-import pathlib
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from footprint import BARRED, ROOT, free_port, write_between  # noqa: E402
+
 # The daemon has the first core of this machine, everybody else the others.
 CORES = sorted(os.sched_getaffinity(0))
 OWN = ["taskset", "-c", str(CORES[0])]
 OTHERS = ["taskset", "-c", ",".join(map(str, CORES[1:] or CORES))]
-BARRED = ["setpriv", "--bounding-set=-sys_time", "--inh-caps=-sys_time"] if os.geteuid() == 0 else []
-MARKS = ("<!-- serve -->", "<!-- /serve -->")
 # One address has 100 answers a second here, so that all together may have 25 600.
 ADDRESSES = 256
 # Of a load that must be borne: the least share of answers, and the worst own exchange and estimate, µs.
 BORNE = (20_000, 0.95, 100, 100)
 # Of any flood: still disciplined.
 FLOOD_US = 1_000
-
-
-def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def processor_seconds(pid):
@@ -121,11 +113,7 @@ def main():
         note = (f"Requests of {ADDRESSES} addresses on loopback, {args.seconds} s each, the daemon on one core ({datetime.date.today()}); own "
                 f"exchanges about every second; asked for were {args.rates.replace(',', ', ')} a second, the first column is what this "
                 "machine could send. `make bench-serve`.")
-        readme = pathlib.Path(ROOT, "README.md")
-        whole = readme.read_text(encoding="utf-8")
-        head, rest = whole.split(MARKS[0], 1)
-        tail = rest.split(MARKS[1], 1)[1]
-        readme.write_text(head + MARKS[0] + "\n" + "\n".join(lines) + "\n\n" + note + "\n" + MARKS[1] + tail, encoding="utf-8")
+        write_between("serve", "\n".join(lines) + "\n\n" + note)
     for fault in faults:
         print(f"EXCEEDED: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)

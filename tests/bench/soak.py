@@ -238,8 +238,12 @@ def judge(subjects, faults, died):
 
 def misfortunes(subject):
     """What befell the simulated daemon, in words, and what of it was not told as it should be."""
-    when = lambda what: [t for t, e in subject.events if e["event"] == what]          # noqa: E731
-    link = lambda what: [t for t, e in subject.events if e.get("type") == what]       # noqa: E731
+    def when(what, key="event"):
+        return [t for t, e in subject.events if e.get(key) == what]
+
+    def link(what):
+        return when(what, "type")
+
     end = subject.costs[-1][0]
     steps, alerts, drops, ups = when("foreign_step"), when("alert"), link("disconnected"), link("connected")
     # A client that asks may see the offset before the simulated clock's being set is noticed: no kernel wakes anybody there.

@@ -1,4 +1,5 @@
 """Two machines of a range without internet: each its own kernel clock, a radio between them, time by one person's word."""
+import contextlib
 import heapq
 import os
 import random
@@ -131,48 +132,51 @@ def apart(pis, within, seconds, when):
         time.sleep(2)
 
 
-@test(330)
-def two_machines_without_internet_agree_on_somebodys_word_and_through_a_reboot_of_either(bench):
-    air, told = Air(), []
+@contextlib.contextmanager
+def the_two(bench):
+    """Both machines, started and told the time."""
+    air = Air()
     try:
         with Pi(bench, air, 0) as leader, Pi(bench, air, 1) as follower:
-            pis = (leader, follower)
-            begin(pis)
-            for when, off_and_on in (("after the word", None), ("the follower was switched off and on", follower),
-                                     ("the leader was switched off and on", leader)):
-                if off_and_on:
-                    off_and_on.reboot()
-                off, took = apart(pis, 1.0, 90, when)
-                wrong = [p.error() for p in pis]
-                check(all(abs(e + 1e3 * WORD) < 400 for e in wrong), f"{when}: {wrong} ms from the truth; the word is no longer in force")
-                told.append(f"{when}: {1e3 * off:+.0f} µs apart {took:.0f} s later")
-            states = [p.status() for p in pis]
-            for status, error in zip(states, wrong):
-                check(not status["settled"] and status["error_bound_us"] >= 1e3 * abs(error), f"dishonest: {error} ms wrong and {status}")
-        return "; ".join(told)
+            begin((leader, follower))
+            yield leader, follower
     finally:
         air.close()
+
+
+@test(330)
+def two_machines_without_internet_agree_on_somebodys_word_and_through_a_reboot_of_either(bench):
+    told = []
+    with the_two(bench) as pis:
+        leader, follower = pis
+        for when, off_and_on in (("after the word", None), ("the follower was switched off and on", follower),
+                                 ("the leader was switched off and on", leader)):
+            if off_and_on:
+                off_and_on.reboot()
+            off, took = apart(pis, 1.0, 90, when)
+            wrong = [p.error() for p in pis]
+            check(all(abs(e + 1e3 * WORD) < 400 for e in wrong), f"{when}: {wrong} ms from the truth; the word is no longer in force")
+            told.append(f"{when}: {1e3 * off:+.0f} µs apart {took:.0f} s later")
+        states = [p.status() for p in pis]
+        for status, error in zip(states, wrong):
+            check(not status["settled"] and status["error_bound_us"] >= 1e3 * abs(error), f"dishonest: {error} ms wrong and {status}")
+    return "; ".join(told)
 
 
 def they_agree_within_300_us_in_the_end(bench):
-    air, seen = Air(), []
-    try:
-        with Pi(bench, air, 0) as leader, Pi(bench, air, 1) as follower:
-            pis = (leader, follower)
-            begin(pis)
-            began = time.monotonic()
-            off, took = apart(pis, 1.0, 90, "after the word")
-            print(f"{took:.0f} s after the word: {1e3 * off:+.0f} µs apart", flush=True)
-            while time.monotonic() - began < 60 * bench.minutes:
-                time.sleep(60)
-                seen.append(1e3 * difference(pis, 9))
-                rates = [p.status()["frequency_ppm"] for p in pis]
-                print(f"{(time.monotonic() - began) / 60:.0f} min: {seen[-1]:+.0f} µs apart, {rates[0]:+.2f} and {rates[1]:+.2f} ppm", flush=True)
-            last = statistics.median(map(abs, seen[-5:]))
-            check(last < 300, f"{last:.0f} µs apart in the median of the last five minutes: {[round(s) for s in seen]} µs")
-        return f"after {bench.minutes:.0f} min {last:.0f} µs apart in the median of the last five comparisons, {max(map(abs, seen)):.0f} at worst on the way"
-    finally:
-        air.close()
+    seen = []
+    with the_two(bench) as pis:
+        began = time.monotonic()
+        off, took = apart(pis, 1.0, 90, "after the word")
+        print(f"{took:.0f} s after the word: {1e3 * off:+.0f} µs apart", flush=True)
+        while time.monotonic() - began < 60 * bench.minutes:
+            time.sleep(60)
+            seen.append(1e3 * difference(pis, 9))
+            rates = [p.status()["frequency_ppm"] for p in pis]
+            print(f"{(time.monotonic() - began) / 60:.0f} min: {seen[-1]:+.0f} µs apart, {rates[0]:+.2f} and {rates[1]:+.2f} ppm", flush=True)
+        last = statistics.median(map(abs, seen[-5:]))
+        check(last < 300, f"{last:.0f} µs apart in the median of the last five minutes: {[round(s) for s in seen]} µs")
+    return f"after {bench.minutes:.0f} min {last:.0f} µs apart in the median of the last five comparisons, {max(map(abs, seen)):.0f} at worst on the way"
 
 
 LONG.append((they_agree_within_300_us_in_the_end.__name__.replace("_", " "), 3600, they_agree_within_300_us_in_the_end))

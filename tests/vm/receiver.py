@@ -52,6 +52,16 @@ class Range:
     def tell(self, line):
         self.run(f"timeout 10 sh -c 'echo {line} > /run/receiver.ctl'")
 
+    def begin(self, wrong, *plugged, pulse, worth):
+        """A receiver at a clock that is wrong by so much, the daemon and gpsd, whose version this is."""
+        version = self.gpsd()
+        self.guest.install()
+        self.guest.set_clock(0)
+        self.plug(*plugged)
+        self.guest.set_clock(wrong)
+        self.follow(pulse, worth)
+        return version
+
     def follow(self, pulse, worth):
         """The daemon, then gpsd, which looks for our socket when it starts."""
         self.guest.vm.put(CONFIG.format(worth=worth).encode(), "/etc/leadville/timesync.toml")
@@ -92,12 +102,7 @@ class Range:
 def gpsd_with_a_pulse_is_followed_within_its_bound_over_restarts_and_what_ails_the_receiver_is_said(bench):
     with bench.guest(real=False) as guest:
         r = Range(guest)
-        version = r.gpsd()
-        guest.install()
-        guest.set_clock(0)
-        r.plug()
-        guest.set_clock(-40)
-        r.follow(pulse=True, worth="1ms")
+        version = r.begin(-40, pulse=True, worth="1ms")
         took = r.synchronised(120)
         check(abs(guest.error()) < 50, f"{guest.error():.1f} ms wrong")
         r.synchronised(180, 6)
@@ -152,12 +157,7 @@ def gpsd_with_a_pulse_is_followed_within_its_bound_over_restarts_and_what_ails_t
 def gpsd_without_a_pulse_is_followed_within_what_serial_seconds_are_worth(bench):
     with bench.guest(real=False) as guest:
         r = Range(guest)
-        version = r.gpsd()
-        guest.install()
-        guest.set_clock(0)
-        r.plug("--no-pulse", "--late", "0.35")
-        guest.set_clock(-3600)
-        r.follow(pulse=False, worth="500ms")
+        version = r.begin(-3600, "--no-pulse", "--late", "0.35", pulse=False, worth="500ms")
         took = r.synchronised(150)
         error, status = guest.error(), guest.status()
         bound = status["error_bound_us"] / 1e3

@@ -31,7 +31,8 @@
 //! Expectation propagation (Minka 2001) over the last 96 samples: each packet is a Gaussian site;
 //! a forward Kalman pass and a backward pass of the adjoint (modified Bryson-Frazier, Bierman
 //! 1973: no matrix is inverted) give every site's cavity, the packet is seen again through it, and so on.
-//! One pass alone grows overconfident. What leaves the window stays as a Gaussian.
+//! One pass alone grows overconfident. What leaves the window stays as a Gaussian. Samples of one round
+//! (servers asked at one wake-up) are taken in one by one, and the window is gone through once for them.
 //!
 //! # Surprises
 //! * Packets faster than B allows, twice: B is smaller (`too_fast`); at the start, where B was guessed
