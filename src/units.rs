@@ -64,9 +64,6 @@ impl Nanos {
     pub const fn half(self) -> Self {
         Self(self.0 / 2)
     }
-}
-
-impl Nanos {
     /// The span to three digits at most, for sentences that should not change at every poll.
     #[must_use]
     pub const fn rounded(self) -> Self {
@@ -124,16 +121,6 @@ impl Ppm {
     #[must_use]
     pub fn over(self, span: Nanos) -> Nanos {
         Nanos((span.0 as f64 * self.0 * 1e-6).round() as i64)
-    }
-    /// The rate that gains `gain` over `span`.
-    #[must_use]
-    pub fn gaining(gain: Nanos, span: Nanos) -> Self {
-        Self(gain.0 as f64 / span.0 as f64 * 1e6)
-    }
-    /// The nearest rate the kernel accepts.
-    #[must_use]
-    pub fn clamped(self) -> Self {
-        Self(self.0.clamp(-Self::KERNEL_LIMIT.0, Self::KERNEL_LIMIT.0))
     }
     /// `struct timex.freq`: 2^-16 ppm.
     #[must_use]

@@ -141,12 +141,6 @@ impl Source {
         self.silent
     }
 
-    /// The server told us to stay away until then.
-    #[must_use]
-    pub fn resting_until(&self) -> Option<RawTime> {
-        self.resting_until
-    }
-
     /// Another address: what the old one said, or told us to do, no longer counts.
     pub fn moved(&mut self, now: RawTime) {
         self.samples.clear();

@@ -46,20 +46,14 @@ events! {
     Started = ("started", "f9b85098170b4a21ac047d92e0d47d4f"),
     /// The daemon stopped.
     Stopped = ("stopped", "16499f31f5634244bfd871e81ade966d"),
-    /// First synchronisation of this boot.
-    Settled = ("settled", "e4ec6e16319a4ea78c5e41b48217c1b4"),
     /// The state changed: synchronised, holdover, unsynchronised.
     State = ("state", "79df7f7e3837441e863f836f538a3a01"),
-    /// The quality of the time changed.
-    Quality = ("quality", "a64dfb1f19f949208cc3b5b94409d9e1"),
     /// The clock may be more than the alert limit wrong.
     Alert = ("alert", "6a8d2a7d57db4c79b0ae60500e7bd423"),
     /// The clock is within the alert limit again.
     AlertCleared = ("alert_cleared", "eb75263f69444aceb5be9cf6feafd959"),
     /// The clock was stepped by us.
     Step = ("step", "718a46b5eb984987b3b027bab6bc145b"),
-    /// A slew worth telling was begun.
-    Correction = ("correction", "34944f0c518f490f864e63f31c59de6a"),
     /// Somebody else set the clock.
     ForeignStep = ("foreign_step", "1308c6ba6aac4d2dacf233ceadecc884"),
     /// Somebody else steers the clock.
@@ -78,10 +72,6 @@ events! {
     SourceUsed = ("source_used", "e692cb51b562470fa1fbeab2e27bc79d"),
     /// A server's replies are refused, for a reason.
     SourceRejected = ("source_rejected", "86b8a05780a3491aaa54492917c810fa"),
-    /// A server's name cannot be looked up, or can again.
-    Name = ("name", "d3b422133f224f8ebcfa9de249a73297"),
-    /// A leap second was announced, armed or called off.
-    Leap = ("leap", "f86581878b2043cca77bec4c03d0b7ae"),
     /// The time was restored from the clock file.
     Restored = ("restored", "83f16a68f4f347d986d962996ce11bb6"),
     /// The clock is only watched.

@@ -53,12 +53,6 @@ impl StateDir {
         Ok(Self { path })
     }
 
-    /// Where the directory is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The text of the file `name`; `None` when there is no such file.
     ///
     /// # Errors
@@ -212,24 +206,24 @@ mod tests {
             state.save("drift", text, durability).unwrap();
             assert_eq!(state.load("drift").unwrap().as_deref(), Some(text));
         }
-        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(state.path).unwrap().count(), 1);
     }
 
     #[test]
     fn a_kill_in_the_middle_of_saving_loses_only_the_new_text() {
         let (_dir, state) = directory();
         state.save("drift", "old", Durability::Whenever).unwrap();
-        fs::write(state.path().join(".drift.part"), "ne").unwrap();
+        fs::write(state.path.join(".drift.part"), "ne").unwrap();
         assert_eq!(state.load("drift").unwrap().as_deref(), Some("old"));
         state.save("drift", "newer", Durability::Whenever).unwrap();
         assert_eq!(state.load("drift").unwrap().as_deref(), Some("newer"));
-        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(state.path).unwrap().count(), 1);
     }
 
     #[test]
     fn a_file_that_is_not_ours_or_not_whole_is_refused_with_the_reason() {
         let (dir, state) = directory();
-        let path = state.path().join("drift");
+        let path = state.path.join("drift");
         let reason = |word: &str| {
             let e = state.load("drift").unwrap_err().to_string();
             assert!(e.contains(word) && e.contains("drift"), "{e}");
@@ -264,17 +258,17 @@ mod tests {
         let (dir, state) = directory();
         let elsewhere = dir.path().join("elsewhere");
         fs::write(&elsewhere, "precious").unwrap();
-        symlink(&elsewhere, state.path().join("drift")).unwrap();
-        symlink(&elsewhere, state.path().join(".drift.part")).unwrap();
+        symlink(&elsewhere, state.path.join("drift")).unwrap();
+        symlink(&elsewhere, state.path.join(".drift.part")).unwrap();
         state.save("drift", "new", Durability::Whenever).unwrap();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
         assert_eq!(state.load("drift").unwrap().as_deref(), Some("new"));
-        fs::create_dir(state.path().join("clock")).unwrap();
+        fs::create_dir(state.path.join("clock")).unwrap();
         let e = state.save("clock", "new", Durability::Now).unwrap_err();
         assert!(e.to_string().contains("is a directory"), "{e}");
         assert!(state.touch_clock(UtcTime::from_nanos(5)).is_err());
         assert_eq!(state.kept_clock(), None);
-        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(state.path).unwrap().count(), 2);
     }
 
     #[test]

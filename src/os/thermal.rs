@@ -1,12 +1,6 @@
 //! The processor's thermometer.
 use std::path::Path;
 
-/// The processor's temperature in °C. `None` where there is no thermometer.
-#[must_use]
-pub fn read_celsius() -> Option<f64> {
-    read_celsius_from(Path::new("/sys/class/thermal/thermal_zone0/temp"))
-}
-
 /// The temperature in °C from a file that holds millidegrees, as the kernel's do. `None` when it
 /// cannot be read or says what no running processor can be.
 #[must_use]

@@ -60,12 +60,6 @@ impl Wake {
         Self { timer }
     }
 
-    /// Plain sleeping, which never tells that the clock was set.
-    #[must_use]
-    pub fn sleeping() -> Self {
-        Self { timer: None }
-    }
-
     /// Waits until the raw clock shows `when` (for ever without one), or the clock is set. May be
     /// dropped and called again: a setting in between is still told.
     pub async fn until(&mut self, when: Option<RawTime>) -> Woken {
@@ -154,14 +148,14 @@ mod tests {
 
     #[test]
     fn it_wakes_when_the_time_has_come_without_a_kernel_timer() {
-        on_runtime(wakes_on_time(&mut Wake::sleeping()));
+        on_runtime(wakes_on_time(&mut Wake { timer: None }));
     }
 
     #[test]
     fn without_a_time_it_sleeps_on_and_can_be_dropped_and_armed_again() {
         for sleeping in [false, true] {
             on_runtime(async {
-                let mut wake = if sleeping { Wake::sleeping() } else { Wake::new() };
+                let mut wake = if sleeping { Wake { timer: None } } else { Wake::new() };
                 let short = Duration::from_millis(30);
                 assert!(tokio::time::timeout(short, wake.until(None)).await.is_err());
                 let far = clock::raw_now() + Nanos::from_secs(1_000);

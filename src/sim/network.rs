@@ -32,8 +32,6 @@ pub enum Weather {
     Outage,
     /// The way out takes longer by so many seconds.
     LongerOut(f64),
-    /// The way home takes longer by so many seconds.
-    LongerHome(f64),
     /// The radio sleeps: half the replies wait for 5 to 300 ms more.
     PowerSave,
 }
@@ -80,7 +78,6 @@ impl Network {
             match weather {
                 Weather::Outage => passes = false,
                 Weather::LongerOut(more) if !homeward => takes += more,
-                Weather::LongerHome(more) if homeward => takes += more,
                 Weather::PowerSave if homeward && chance.chance(0.5) => {
                     takes += 0.005 + 0.295 * chance.uniform();
                 }

@@ -11,8 +11,6 @@ pub enum Truth {
     Wrong(f64),
     /// Right until this second, then wrong by so many seconds.
     Turns(f64, f64),
-    /// Drifts away: so many ppm from this second on.
-    Drifts(f64, f64),
     /// Shows whole multiples of this many seconds only.
     Coarse(f64),
 }
@@ -57,12 +55,11 @@ impl SimServer {
             Truth::Honest => utc,
             Truth::Wrong(by) => utc + Nanos::from_secs_f64(by),
             Truth::Turns(at, by) if t >= at => utc + Nanos::from_secs_f64(by),
-            Truth::Drifts(at, ppm) if t >= at => utc + Nanos::from_secs_f64((t - at) * ppm * 1e-6),
             Truth::Coarse(step) => {
                 let ns = ((step * 1e9) as i64).max(1);
                 UtcTime::from_nanos(utc.as_nanos().div_euclid(ns) * ns)
             }
-            Truth::Turns(..) | Truth::Drifts(..) => utc,
+            Truth::Turns(..) => utc,
         }
     }
     /// Its reply to a request with this nonce, received and sent at these instants of its clock.

@@ -170,14 +170,6 @@ impl Shooter {
         self.last_event_ms = f64::NEG_INFINITY;
     }
 
-    /// The timer was switched off and on.
-    pub fn power_cycled(&mut self) {
-        self.number = 0;
-        self.left_over = [0; 12];
-        self.times.clear();
-        self.reconnected();
-    }
-
     /// The button is pressed; the whole string follows.
     pub fn fire(&mut self, button: RawTime) -> Fired {
         self.number = self.number.wrapping_add(1);

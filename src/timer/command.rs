@@ -45,12 +45,6 @@ pub fn checked(text: &str) -> Result<String, String> {
     })
 }
 
-/// It starts the timer: on a live range only an operator's explicit wish may.
-#[must_use]
-pub fn starts(command: &str) -> bool {
-    command == "COM START"
-}
-
 /// The timer takes it only while no string runs.
 #[must_use]
 pub fn needs_stopped(command: &str) -> bool {

@@ -422,13 +422,6 @@ impl Dating {
         })
     }
 
-    /// How late a shot's push was, after the shot itself.
-    #[must_use]
-    pub fn latency(&self, at: RawTime, time: Centis) -> Option<Nanos> {
-        let (shot, _) = self.estimate()?.shot(time);
-        Some(at - shot)
-    }
-
     /// A push came when no shot of this string could have brought it.
     #[must_use]
     pub fn is_outside(&self, at: RawTime, time: Centis) -> bool {

@@ -142,11 +142,6 @@ impl Strings {
     pub fn tally(&self) -> &Tally {
         &self.tally
     }
-    /// When anything was heard last.
-    #[must_use]
-    pub fn last_heard(&self) -> Option<RawTime> {
-        self.last_frame
-    }
 
     /// It has pushed a start, a shot or a stop on this link; a list on request is none.
     #[must_use]

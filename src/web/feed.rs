@@ -144,12 +144,6 @@ impl Feed {
         }
     }
 
-    /// How many look.
-    #[must_use]
-    pub fn viewers(&self) -> usize {
-        self.viewers.get()
-    }
-
     /// The status, at most a second old; many who ask at once cost the daemon one question.
     pub async fn status(&self) -> Seen {
         let mut last = self.last.lock().await;
