@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How right the clock is: the whole engine in the simulated world, over scenarios and seeds.
 
-Prints a table beside the peers' published figures, fails when a limit is exceeded, and with
+Prints a table beside the peers' figures, fails when a limit is exceeded, and with
 --write puts the table into README. Seeds from 1001 on: those below were used for tuning.
 """
 import argparse
@@ -177,7 +177,7 @@ def report(results, ratios, table, seeds):
         lines += ["", f"chrony's error at the same number of requests times (geometric mean over {', '.join(COMPARED)}): "
                   f"{', '.join(parts)}, {mean_ratio(both):.2f} together. S3 is compared by its sd: 15 ms of its error are an "
                   "asymmetry nobody can see, and no bound of ours speaks of it."]
-    lines += ["", "Peers' published figures for the same scenarios (µs RMS, S3 sd; requests in brackets; source: "
+    lines += ["", "Peers' figures for the same scenarios, measured once (µs RMS, S3 sd; requests in brackets; how: "
               "[tests/data/peers-accuracy.csv](tests/data/peers-accuracy.csv)):", "",
               "| | " + " | ".join(COMPARED) + " | S7, worst blind |", "|---|" + "---|" * (len(COMPARED) + 1)]
     for interval in RIVALS:
