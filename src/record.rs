@@ -160,8 +160,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records into `dir`, and forgets days older than `keep`. The first write is due at once
-    /// `after` a restart, so that restarts in a row do not write in a row.
+    /// Records into `dir`, and forgets days older than `keep`. The first write is due [`EVERY`] after
+    /// `started`, so that restarts in a row do not write in a row.
     #[must_use]
     pub fn new(dir: PathBuf, keep: Nanos, started: RawTime) -> Self {
         Self { dir, keep, due: Some(started + EVERY), range: None, count: 0, marks: Vec::new() }
@@ -241,7 +241,7 @@ impl Recorder {
         let oldest = UtcTime::from_iso(&format!("{today}T00:00:00Z"))
             .map(|t| (t - self.keep).iso(0)[..10].to_owned());
         let all = days(&self.dir);
-        let surplus = (all.len() + 1).saturating_sub(keep + 1);
+        let surplus = all.len().saturating_sub(keep);
         for (index, day) in all.iter().enumerate() {
             if index < surplus || oldest.as_ref().is_some_and(|oldest| day < oldest) {
                 let _ = fs::remove_file(self.dir.join(format!("{PREFIX}{day}")));

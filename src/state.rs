@@ -131,7 +131,7 @@ pub struct LockStatus {
 /// The drift alert.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AlertStatus {
-    /// `drift` (above the threshold) or `severe` (above 50 ms).
+    /// `drift` (above `[alert] drift_threshold`) or `severe` (above `[alert] severe`).
     pub level: String,
     /// When it began, ISO 8601 UTC.
     pub since: String,
@@ -157,7 +157,7 @@ pub struct HoldoverStatus {
 pub struct ByHandStatus {
     /// When it was said, ISO 8601 UTC.
     pub since: String,
-    /// `set-time`, `phone` or `date` (somebody set the clock itself).
+    /// `set-time`, `phone`, `date` (somebody set the clock itself) or `neighbour` (another computer's word).
     pub how: String,
     /// Give or take when it was said, µs.
     pub uncertainty_us: f64,
@@ -232,7 +232,7 @@ pub struct Status {
     pub leap: i8,
     /// Last usable exchange, ISO 8601 UTC; `null` if none.
     pub last_sync_time: Option<String>,
-    /// |offset| of the last measurement with its sign, ms (the original's name).
+    /// Offset of the last measurement before its correction, ms (the original's name).
     pub clock_drift_ms: Option<f64>,
     /// Measurements made.
     pub sync_count: u64,
@@ -246,7 +246,7 @@ pub struct Status {
     pub ntp_enabled: bool,
     /// As `offset_us`, ms (the original's name).
     pub ntp_offset_ms: Option<f64>,
-    /// As `quality`, of what NTP alone says.
+    /// Grade of the error bound alone, without the offset (the original's name).
     pub ntp_quality: Quality,
     /// Sum of the corrections applied, ms.
     pub correction_applied_ms: f64,

@@ -258,7 +258,7 @@ fn the_status_in_sync_reads_so() {
     let mut status = in_sync();
     status.timers = vec![json!({
         "name": "Bay 2", "connected": false, "bound_ms": null, "calibrated": false,
-        "last_heard": "2026-11-22T11:03:10Z", "hint": "press a key"
+        "last_heard": "2026-11-22T11:03:10Z", "message": "press a key"
     })];
     status.locks = vec![LockStatus { name: "match".into(), ends_in_s: 11_520.0 }];
     assert_eq!(

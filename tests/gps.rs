@@ -208,7 +208,7 @@ fn a_configuration_that_cannot_work_is_refused_with_its_reason() {
 }
 
 #[test]
-fn without_a_receiver_there_is_no_socket() {
+fn by_default_there_is_no_receiver_and_nobody_is_served() {
     let defaults = Config::default();
     assert!(defaults.gps.sock.as_os_str().is_empty() && !defaults.serve.enabled);
 }

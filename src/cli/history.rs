@@ -28,7 +28,7 @@ pub struct History {
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
     csv: bool,
-    /// Draw a chart into this file, of 24h unless --since says otherwise; - is the terminal
+    /// Draw a chart into this file, of 24h unless --since says otherwise; - is standard output
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "csv"])]
     svg: Option<PathBuf>,
 }

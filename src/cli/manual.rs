@@ -74,7 +74,8 @@ const AFTER_WEB: &str = r#"
 .SH SERVICE
 Off until \fBleadville\-timesync web enable\fR puts the page on, or, for MQTT alone, until
 \fBenabled = true\fR stands under [mqtt] and \fBsystemctl enable \-\-now leadville\-timesync\-web\fR
-was said. It has no right but to ask the daemon, and nothing can be changed through it.
+was said. It has no right but to ask the daemon, and nothing can be changed through it but, with
+\fB\-\-phone\-time\fR, a time that no server has said yet.
 .SH PATHS OF THE PAGE
 .TP
 .I /

@@ -203,10 +203,6 @@ fn read(server: &ServerEntry, address: SocketAddr, exchange: &Exchange, now: Rea
     })
 }
 
-fn us(span: Nanos) -> f64 {
-    span.get() as f64 * 1e-3
-}
-
 /// One answer in words.
 fn line(server: &ServerEntry, outcome: &Outcome) -> String {
     match outcome {
@@ -220,9 +216,9 @@ fn line(server: &ServerEntry, outcome: &Outcome) -> String {
             format!(
                 "{}: we are {}; round trip {}, guaranteed {}, stratum {} ({}){leap}",
                 server.text(),
-                sided(us(heard.offset)),
-                amount(us(heard.delay)),
-                at_most(us(heard.max_error)),
+                sided(heard.offset.as_micros_f64()),
+                amount(heard.delay.as_micros_f64()),
+                at_most(heard.max_error.as_micros_f64()),
                 heard.stratum,
                 heard.reference
             )
@@ -278,8 +274,8 @@ fn report(servers: &[ServerEntry], all: &[Vec<Outcome>], best: Option<&Heard>) -
     json!({
         "v": PROTOCOL,
         "reply": "query",
-        "offset_us": best.map(|heard| us(heard.offset)),
-        "max_error_us": best.map(|heard| us(heard.max_error)),
+        "offset_us": best.map(|heard| heard.offset.as_micros_f64()),
+        "max_error_us": best.map(|heard| heard.max_error.as_micros_f64()),
         "servers": servers,
     })
 }
@@ -289,9 +285,9 @@ fn figures(heard: Option<&Heard>) -> Value {
     json!({
         "address": heard.map(|h| h.address.to_string()),
         "utc": heard.map(|h| (h.at + h.offset).iso(9)),
-        "offset_us": heard.map(|h| us(h.offset)),
-        "delay_us": heard.map(|h| us(h.delay)),
-        "max_error_us": heard.map(|h| us(h.max_error)),
+        "offset_us": heard.map(|h| h.offset.as_micros_f64()),
+        "delay_us": heard.map(|h| h.delay.as_micros_f64()),
+        "max_error_us": heard.map(|h| h.max_error.as_micros_f64()),
         "stratum": heard.map(|h| h.stratum),
         "reference_id": heard.map(|h| h.reference.clone()),
         "leap": heard.map(|h| match h.leap {
@@ -299,7 +295,7 @@ fn figures(heard: Option<&Heard>) -> Value {
             Leap::Insert => 1,
             Leap::Delete => -1,
         }),
-        "root_delay_us": heard.map(|h| us(h.root_delay)),
-        "root_dispersion_us": heard.map(|h| us(h.root_dispersion)),
+        "root_delay_us": heard.map(|h| h.root_delay.as_micros_f64()),
+        "root_dispersion_us": heard.map(|h| h.root_dispersion.as_micros_f64()),
     })
 }

@@ -1,6 +1,6 @@
 //! A scenario in the simulated world: how right the clock would be.
 use super::positive_span;
-use super::say::{Done, Failure, say};
+use super::say::{Done, Failure, say, say_line};
 use crate::sim;
 use crate::units::Nanos;
 use clap::Args;
@@ -31,13 +31,11 @@ pub fn simulate(args: &Simulate) -> Done {
     };
     let o = sim::simulate(&scenario, args.seed, args.sync_interval);
     if args.json {
-        let text = serde_json::to_string_pretty(&o).map_err(|e| Failure::new(e.to_string()))?;
-        say(&format!("{text}\n"))?;
+        say_line(&serde_json::to_string_pretty(&o).map_err(|e| Failure::new(e.to_string()))?)?;
         return Ok(0);
     }
     let mut text = format!("{}: {}\n", o.scenario, scenario.about);
-    let unknown = || "never".to_owned();
-    let seconds = |s: Option<f64>| s.map_or_else(unknown, |s| format!("after {s:.1} s"));
+    let when = |s: Option<f64>| s.map_or_else(|| "never".into(), |s| format!("after {s:.1} s"));
     let lines = [
         (
             "true error of the clock",
@@ -54,9 +52,9 @@ pub fn simulate(args: &Simulate) -> Done {
                 o.bound_median_us.map_or_else(|| "unknown".into(), |b| format!("{b:.0} µs"))
             ),
         ),
-        ("first synchronised", seconds(o.first_sync_s)),
-        ("within 20 ms", seconds(o.within_20ms_s)),
-        ("within 1 ms", seconds(o.within_1ms_s)),
+        ("first synchronised", when(o.first_sync_s)),
+        ("within 20 ms", when(o.within_20ms_s)),
+        ("within 1 ms", when(o.within_1ms_s)),
         ("steps", o.steps.to_string()),
         ("requests", format!("{} ({:.0} per server and day)", o.packets, o.packets_per_server_day)),
     ];

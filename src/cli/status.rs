@@ -218,10 +218,10 @@ pub fn timer_line(timer: &Value) -> String {
         let doubt = if calibrated { "calibrated" } else { "uncalibrated" };
         parts.push(format!("shots within {} ({doubt})", at_most(bound * 1e3)));
     }
-    if let Some(heard) = text("last_heard").or(text("last_heard_utc")) {
+    if let Some(heard) = text("last_heard") {
         parts.push(format!("last heard {}", clock(heard)));
     }
-    parts.extend(text("hint").or(text("message")).map(str::to_owned));
+    parts.extend(text("message").map(str::to_owned));
     if parts.is_empty() {
         parts.push("nothing known yet".into());
     }

@@ -44,7 +44,7 @@ const STYLE: &str = ".tc{background:#fff;color:#1c2430;--soft:#667085;--grid:#e4
 .tc .b{fill:var(--band);opacity:.16}.tc .h{fill:var(--hold);opacity:.13}.tc .a{fill:var(--bad);opacity:.14}\
 .tc .lim{stroke:var(--bad);stroke-width:1;stroke-dasharray:5 4;opacity:.8}";
 
-/// A panel: its title, unit, and the range it shows.
+/// A panel: where it stands, and the range of values it shows.
 struct Panel {
     top: f64,
     height: f64,
@@ -278,8 +278,8 @@ fn frame(out: &mut String, panel: &Panel, width: f64, title: &str, step: f64) {
     let ticks = ((panel.high - panel.low) / step).round() as i64;
     for n in 0..=ticks {
         let value = panel.low + step * n as f64;
+        let (class, value) = if value.abs() < step * 1e-6 { ("z", 0.0) } else { ("g", value) };
         let y = panel.y(value);
-        let class = if value.abs() < step * 1e-6 { "z" } else { "g" };
         let _ = write!(
             out,
             "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
@@ -287,7 +287,7 @@ fn frame(out: &mut String, panel: &Panel, width: f64, title: &str, step: f64) {
             width - RIGHT,
             LEFT - 8.0,
             y + 4.0,
-            format!("{value:.decimals$}").replace('-', "−").replace("−0.0000", "0")
+            format!("{value:.decimals$}").replace('-', "−")
         );
     }
 }

@@ -207,7 +207,7 @@ fn events(socket: Option<&Path>, args: &Events) -> Done {
     let mut client = connect(socket)?;
     let now = UtcTime::from_nanos(status_of(&mut client)?.0.utc_ns);
     // Subscribed first: nothing falls between the past and what follows.
-    let mut follower = if args.follow {
+    let follower = if args.follow {
         let mut second = connect(socket)?;
         request(&mut second, &json!({"do": "subscribe"}))?;
         Some(second)
@@ -236,7 +236,7 @@ fn events(socket: Option<&Path>, args: &Events) -> Done {
             next = reply["next"].clone();
         }
     }
-    let Some(follower) = follower.take() else { return Ok(0) };
+    let Some(follower) = follower else { return Ok(0) };
     for line in follower.lines()? {
         let event = line?;
         let again = event["seq"].as_i64().is_some_and(|seq| told.contains(&seq))

@@ -126,10 +126,10 @@ pub struct Alert {
     /// An alert begins above this, 1 ms..10 s.
     #[serde(deserialize_with = "span::<_, { MS }, { 10 * S }>")]
     pub drift_threshold: Nanos,
-    /// It ends below this, less than the threshold.
+    /// It ends below this, 100 µs..10 s and less than the threshold.
     #[serde(deserialize_with = "span::<_, { 100 * US }, { 10 * S }>")]
     pub clear_below: Nanos,
-    /// A second, louder alert above this, more than the threshold.
+    /// A second, louder alert above this, 1 ms..1 min and more than the threshold.
     #[serde(deserialize_with = "span::<_, { MS }, { 60 * S }>")]
     pub severe: Nanos,
 }
@@ -321,9 +321,9 @@ pub enum Mode {
     MultiShot,
     /// One.
     SingleShot,
-    /// `num_shots` as fast as can be.
+    /// `num_shots`, an eighth of `shot_interval` apart, not below 150 ms.
     RapidFire,
-    /// Few and slow.
+    /// `num_shots`, five times `shot_interval` apart.
     PrecisionMatch,
     /// At the times of `custom_sequence`.
     CustomSequence,

@@ -212,21 +212,22 @@ pub fn length<'de, D: Deserializer<'de>, const LOW: usize, const HIGH: usize>(
 
 /// A path that does not depend on where the program was started.
 pub fn absolute_path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-    let text = from.deserialize_str(Text("a path in quotes"))?;
-    if text.starts_with('/') && !text.contains('\0') {
-        Ok(text.into())
-    } else {
-        Err(Error::custom(format!("\"{text}\" must be an absolute path (beginning with /)")))
-    }
+    absolute(from.deserialize_str(Text(PATH))?).map_err(Error::custom)
 }
 
 /// The same, or nothing.
 pub fn optional_path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-    let text = from.deserialize_str(Text("a path in quotes"))?;
-    if text.is_empty() || (text.starts_with('/') && !text.contains('\0')) {
+    let text = from.deserialize_str(Text(PATH))?;
+    if text.is_empty() { Ok(PathBuf::new()) } else { absolute(text).map_err(Error::custom) }
+}
+
+const PATH: &str = "a path in quotes";
+
+fn absolute(text: String) -> Result<PathBuf, String> {
+    if text.starts_with('/') && !text.contains('\0') {
         Ok(text.into())
     } else {
-        Err(Error::custom(format!("\"{text}\" must be an absolute path (beginning with /)")))
+        Err(format!("\"{text}\" must be an absolute path (beginning with /)"))
     }
 }
 

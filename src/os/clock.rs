@@ -144,7 +144,7 @@ impl KernelClock {
         self.apply(Correction::Frequency(frequency))
     }
 
-    /// Corrects the clock. A frequency is absolute, within ±100 500 ppm; a slew replaces what is
+    /// Corrects the clock. A frequency is absolute, within ±100 050 ppm; a slew replaces what is
     /// pending, runs at 500 ppm and knows whole microseconds; a step cancels a pending slew.
     ///
     /// # Errors
@@ -199,13 +199,6 @@ impl KernelClock {
         self.adjust(&mut t).map(drop)
     }
 
-    /// What to publish again after a step somebody else made; `None` before the first
-    /// [`Self::publish`].
-    #[must_use]
-    pub fn published(&self) -> Option<KernelStatus> {
-        self.published
-    }
-
     /// The steering rate in force, tick included.
     ///
     /// # Errors
@@ -237,9 +230,9 @@ impl KernelClock {
 
     /// What is pending of a slew, in whole microseconds, without the share (at most 500 µs) of the
     /// second that runs. Zero where the kernel does not tell.
-    #[must_use]
+    #[cfg(test)]
     #[allow(clippy::unused_self, reason = "the kernel has one clock, and this is its handle")]
-    pub fn slew_left(&self) -> Nanos {
+    fn slew_left(&self) -> Nanos {
         let mut t = timex();
         t.modes = libc::ADJ_OFFSET_SS_READ;
         call(&mut t).map_or(Nanos::ZERO, |()| Nanos::new(t.offset * 1_000))
@@ -356,7 +349,7 @@ mod tests {
             leap: Leap::Delete,
         };
         clock.publish(&status).unwrap();
-        assert_eq!(clock.published(), Some(status));
+        assert_eq!(clock.published, Some(status));
         assert_eq!(held(), before);
     }
 

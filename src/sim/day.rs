@@ -138,8 +138,8 @@ impl Run<'_> {
         if self.first.is_none() {
             return;
         }
-        watch.start(seconds, error);
-        watch.kept(seconds, error);
+        watch.steadies(seconds, error);
+        watch.holds(seconds, error);
         if seconds <= self.scenario.judged_from {
             return;
         }

@@ -1,6 +1,6 @@
 //! What came out of a simulated run.
 
-/// The figures of one run. Errors are the true error of the clock, after the first hour.
+/// The figures of one run. Errors are the true error of the clock, from the second on at which the scenario is judged.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Outcome {
     /// Name of the scenario.
@@ -70,7 +70,7 @@ pub const PROMISED: f64 = 0.020;
 
 impl Watch {
     /// Notes the error of the clock (seconds) at second `t`, for the time until steady.
-    pub fn start(&mut self, t: f64, error: f64) {
+    pub fn steadies(&mut self, t: f64, error: f64) {
         for ((since, kept), limit) in self.held.iter_mut().zip([0.020, 0.001]) {
             if kept.is_some() {
                 continue;
@@ -91,7 +91,7 @@ impl Watch {
         }
     }
     /// Looks at the promises at second `t`: each is broken once.
-    pub fn kept(&mut self, t: f64, error: f64) {
+    pub fn holds(&mut self, t: f64, error: f64) {
         self.open.retain(|&until| until > t);
         if error.abs() >= PROMISED {
             self.broken += self.open.len() as u32;

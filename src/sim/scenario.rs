@@ -95,6 +95,17 @@ fn four(network: impl Fn(u8) -> Network) -> Vec<(SimServer, Network)> {
     (0..4).map(|n| (SimServer::good(n), network(n))).collect()
 }
 
+/// Four of which one is wrong.
+fn four_but(
+    which: usize,
+    truth: Truth,
+    network: impl Fn(u8) -> Network,
+) -> Vec<(SimServer, Network)> {
+    let mut servers = four(network);
+    servers[which].0.truth = truth;
+    servers
+}
+
 fn hotspot(up: f64, down: f64) -> Network {
     let way = |base| Way { base, jitter: Jitter::Exponential(0.020), loss: 0.1 };
     Network { out: way(up), home: way(down), weather: Vec::new() }
@@ -163,7 +174,7 @@ pub fn scenario(name: &str) -> Option<Scenario> {
         },
         "S5" => Scenario {
             about: "four servers: one 500 ms wrong, one loses half the packets",
-            servers: four(|n| {
+            servers: four_but(2, Truth::Wrong(0.5), |n| {
                 let mut network = wifi();
                 if n == 3 {
                     // "50 % loss" of exchanges, half of it each way
@@ -171,11 +182,7 @@ pub fn scenario(name: &str) -> Option<Scenario> {
                     network.home.loss = 0.293;
                 }
                 network
-            })
-            .into_iter()
-            .enumerate()
-            .map(|(n, (s, w))| (if n == 2 { s.but(Truth::Wrong(0.5)) } else { s }, w))
-            .collect(),
+            }),
             ..base
         },
         "S6a" => Scenario {
@@ -328,7 +335,7 @@ pub fn scenario(name: &str) -> Option<Scenario> {
         "misfortunes" => Scenario {
             about: "servers die in turn, one lies after ten minutes, somebody sets the clock",
             foreign_steps: Some((400.0, 900.0, Nanos::from_millis(300))),
-            servers: four(|n| {
+            servers: four_but(3, Truth::Turns(600.0, 0.3), |n| {
                 let rounds = (0..135).map(|round| 640.0 * f64::from(round));
                 rounds.fold(wifi(), |way, from| {
                     let alone = from + 160.0 * f64::from(n) + 60.0;
@@ -340,11 +347,7 @@ pub fn scenario(name: &str) -> Option<Scenario> {
                         Weather::Outage,
                     )
                 })
-            })
-            .into_iter()
-            .enumerate()
-            .map(|(n, (s, w))| (if n == 3 { s.but(Truth::Turns(600.0, 0.3)) } else { s }, w))
-            .collect(),
+            }),
             ..base
         },
         _ => base, // S2

@@ -79,7 +79,7 @@ pub fn estimate_alone(scenario: &Scenario, seed: u64, interval: Nanos, every: f6
             if let Some(e) = &estimate {
                 first.get_or_insert(seconds);
                 let error = (world.truth_minus_raw() - e.truth).as_secs_f64();
-                watch.start(seconds, error);
+                watch.steadies(seconds, error);
                 if seconds > scenario.judged_from {
                     let wrong = e.frequency.get() + world.crystal_ppm();
                     watch.judge(error, Some(e.bound.as_secs_f64()), Some(wrong));

@@ -2,7 +2,7 @@
 use crate::config::{ServerEntry, nearby};
 use crate::engine::source::ServerSpec;
 use crate::engine::{SAME_SERVER, ServerId};
-use crate::os::resolve::{LastGood, ResolveError};
+use crate::os::resolve::{LastGood, MOST, ResolveError};
 use crate::units::{Nanos, RawTime};
 use std::net::{IpAddr, SocketAddr};
 
@@ -182,15 +182,12 @@ impl Servers {
         own: &[IpAddr],
         now: RawTime,
     ) -> Vec<Change> {
+        let ids: Vec<ServerId> = self.of(entry).collect();
         let e = &mut self.entries[entry];
         e.looking = false;
         if e.retired {
             return Vec::new();
         }
-        let ids: Vec<ServerId> = {
-            let slots = self.slots.iter().enumerate();
-            slots.filter(|(_, s)| s.entry == entry).map(|(id, _)| id).collect()
-        };
         let found = match result {
             Err(why) => {
                 // 1, 2, 4 … 64 s; never given up.
@@ -227,7 +224,7 @@ impl Servers {
         if !e.config.is_pool() {
             e.known.retain(|a| found.contains(a));
         }
-        while e.known.len() > 16 {
+        while e.known.len() > MOST {
             e.known.remove(0);
         }
         let mut changes = Vec::new();

@@ -84,8 +84,8 @@ fn candidates() -> impl Iterator<Item = (f64, f64)> {
     let short = (6..=80).map(|n| f64::from(n) * 1.25);
     let long = (21..=40).map(|n| f64::from(n) * 5.0);
     short.chain(long).map(|ms| {
-        let tenths = (ms * 100.0) as u32;
-        let prior = match tenths {
+        let hundredths = (ms * 100.0) as u32;
+        let prior = match hundredths {
             4875 => 0.35,
             1500 => 0.08,
             3000 | 4500 | 5000 => 0.06,

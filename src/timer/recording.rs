@@ -308,7 +308,7 @@ fn unit_of(lines: &[(usize, Stamp, Vec<u8>)]) -> f64 {
 }
 
 impl Recording {
-    /// An instant of the recording, written as its times are.
+    /// An instant of the recording, written as its times are; bare numbers as milliseconds.
     #[must_use]
     pub fn write(&self, at: RawTime) -> String {
         let ns = at.as_nanos();

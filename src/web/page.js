@@ -71,10 +71,8 @@ function timer(t) {
   const why = [];
   if (t.connected === true) why.push('connected');
   if (t.connected === false) why.push('not connected');
-  if (t.battery_percent !== undefined && t.battery_percent !== null) why.push('battery ' + t.battery_percent + ' %');
-  const heard = t.last_heard || t.last_heard_utc;
-  if (heard) why.push('last heard ' + hour(heard));
-  if (t.hint || t.message) why.push(t.hint || t.message);
+  if (t.last_heard) why.push('last heard ' + hour(t.last_heard));
+  if (t.message) why.push(t.message);
   const bound = t.bound_ms ? 'within ' + amount(t.bound_ms * 1e3) : '';
   if (bound && !t.calibrated) why.push('uncalibrated');
   return row(t.connected ? 'good' : 'doubtful', name, bound, why.join(', '));
