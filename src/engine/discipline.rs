@@ -104,8 +104,8 @@ pub struct Lock {
 pub enum Refusal {
     /// A second or more, and no two operators agree on it.
     Unverified(Nanos),
-    /// A verified majority wants it, and has not insisted long enough.
-    Waiting(Nanos),
+    /// A verified majority wants it by this much, and has not insisted for as long as this.
+    Waiting(Nanos, Nanos),
     /// More than the budget of a day.
     Budget(Nanos),
     /// Somebody keeps setting the clock.
@@ -121,9 +121,10 @@ impl fmt::Display for Refusal {
                 f,
                 "the time jumped by {by} and no second operator confirms it; not followed"
             ),
-            Self::Waiting(by) => write!(
+            Self::Waiting(by, insist) => write!(
                 f,
-                "the servers jumped by {by}; followed only if they insist for five minutes"
+                "the servers jumped by {by}; followed only if they insist for {:.0} min",
+                insist.as_secs_f64() / 60.0
             ),
             Self::Budget(by) => {
                 write!(f, "a step of {by} is more than the steps allowed in a day; not followed")
@@ -359,7 +360,7 @@ impl Discipline {
             }
         };
         if now.raw - since < self.limits.insist {
-            return Err(Refusal::Waiting(by.rounded()));
+            return Err(Refusal::Waiting(by.rounded(), self.limits.insist));
         }
         self.insisted = None;
         Ok(())

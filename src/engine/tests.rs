@@ -221,6 +221,18 @@ fn a_jump_of_all_servers_is_followed_only_after_five_minutes_of_insistence() {
 }
 
 #[test]
+fn how_long_a_jump_must_be_insisted_on_is_told_as_it_is_configured() {
+    let mut b = Bench::new(4, 0, true);
+    b.engine.discipline.limits.insist = Nanos::from_secs(720);
+    b.run(600);
+    b.wrong = vec![10 * S; 4];
+    b.run(400);
+    let why = b.engine.view(b.now()).why.unwrap_or_default();
+    assert!(why.ends_with("only if they insist for 12 min"), "{why}");
+    assert!(b.steps.is_empty(), "after five minutes already: {:?}", b.steps);
+}
+
+#[test]
 fn a_gps_rollover_of_all_servers_is_never_followed() {
     let mut b = Bench::new(4, 0, false);
     b.run(600);

@@ -586,25 +586,20 @@ impl Bridge {
                 let _ = done.send(Done::Notifying(i, caller.is_notifying(&path).await));
             });
         }
+        // It may push nothing: then its list is the only witness.
         let push_check = PUSH_CHECK.min(self.config.bluetooth.silence);
-        let quiet: Vec<usize> = (0..self.watched.len())
-            .filter(|i| {
-                let w = &self.watched[*i];
-                // It may push nothing: then its list is the only witness.
-                let Stage::Listening(since) = w.link.stage else { return false };
-                !w.bay.strings().has_pushed() && now - since >= push_check
-            })
-            .collect();
+        let reports = |span: Nanos| span.get() / every.get().max(1);
+        let is_quiet = |w: &Watched| {
+            let Stage::Listening(since) = w.link.stage else { return false };
+            let span = now - since;
+            !w.bay.strings().has_pushed()
+                && span >= push_check
+                && reports(span) % reports(push_check).max(1) == 0
+        };
+        let quiet = self.watched.iter().enumerate().filter(|(_, w)| is_quiet(w));
+        let quiet: Vec<usize> = quiet.map(|(i, _)| i).collect();
         for i in quiet {
-            let every = (push_check.get()
-                / self.config.bluetooth.health_report_interval.get().max(1))
-            .max(1);
-            let Stage::Listening(since) = self.watched[i].link.stage else { continue };
-            let count =
-                (now - since).get() / self.config.bluetooth.health_report_interval.get().max(1);
-            if count % every == 0 {
-                self.write(i, REQ_STRING.into(), None);
-            }
+            self.write(i, REQ_STRING.into(), None);
         }
         self.publish();
     }
