@@ -465,6 +465,31 @@ def without_an_adapter_the_clock_runs_and_status_says_what_to_plug_in(bench):
         return f"said: {timer['message']}; {took:.1f} s after one was plugged in the timer was listened to; BLE push off was said"
 
 
+@test(170)
+def connected_for_two_minutes_after_a_dozen_shots_it_stays_within_1_mb_anonymous_and_7_mb_resident(bench):
+    with at_range(bench) as guest:
+        guest.open()
+        dice = random.Random(11)
+        for _ in range(2):
+            guest.shoot(times(dice))
+        pid = guest.show("MainPID")["MainPID"]
+
+        def switches():
+            return sum(map(int, guest.run(f"sed -n 's/^voluntary_ctxt_switches://p' /proc/{pid}/task/*/status").split()))
+        time.sleep(55)
+        before, began = switches(), time.monotonic()
+        time.sleep(60)
+        woken = (switches() - before) * 60 / (time.monotonic() - began)
+        words = (line.split() for line in guest.run(f"cat /proc/{pid}/smaps_rollup").splitlines())
+        kb = {w[0]: int(w[1]) for w in words if w[-1] == "kB"}
+        figures = f"Anonymous {kb['Anonymous:']} kB, resident {kb['Rss:']} kB, proportional {kb['Pss:']} kB, {woken:.0f} voluntary switches a minute"
+        check(guest.timer()["connected"] and not guest.log_of("DISCONNECT"), "the test itself: the link was lost")
+        check(len(guest.final()) == 12, f"the test itself: {len(guest.final())} of 12 shots told")
+        check(kb["Anonymous:"] <= 1024 and kb["Rss:"] <= 7168, figures)
+        guest.sound()
+        return figures
+
+
 @test(90)
 def strings_outlive_a_kill_and_are_dated_once_the_time_is_known(bench):
     with at_range(bench) as guest:
