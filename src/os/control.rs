@@ -85,8 +85,7 @@ impl Listener {
         let found = fs::symlink_metadata(path)?;
         let socket = UnixListener::from_std(listener)?;
         let gid = group.and_then(gid_of).map(Gid::as_raw);
-        let page = User::from_name(PAGE_USER).ok().flatten().map(|user| user.uid.as_raw());
-        let rule = Rule { uid: nix::unistd::geteuid().as_raw(), gid, page };
+        let rule = Rule { uid: nix::unistd::geteuid().as_raw(), gid, page: page_user };
         let (path, inode) = (path.to_owned(), (found.dev(), found.ino()));
         Ok((Self { socket, path, inode, rule, clients: Arc::new(()) }, note))
     }
@@ -211,19 +210,25 @@ pub enum Rights {
 struct Rule {
     uid: u32,
     gid: Option<u32>,
-    page: Option<u32>,
+    /// The page's user is looked up when somebody else comes: a name that is not there would have the
+    /// system's other lists of users, and their libraries, loaded for good.
+    page: fn() -> Option<u32>,
+}
+
+fn page_user() -> Option<u32> {
+    User::from_name(PAGE_USER).ok().flatten().map(|user| user.uid.as_raw())
 }
 
 impl Rule {
     fn rights(self, uid: u32, member: impl Fn(u32) -> bool) -> Rights {
         if uid == 0 || uid == self.uid {
             Rights::All
-        } else if self.page == Some(uid) {
-            Rights::Phone
-        } else if self.gid.is_some_and(member) {
-            Rights::All
-        } else {
+        } else if !self.gid.is_some_and(member) {
             Rights::Ask
+        } else if (self.page)() == Some(uid) {
+            Rights::Phone
+        } else {
+            Rights::All
         }
     }
 }

@@ -8,7 +8,7 @@ pub fn be_frugal() {
     // SAFETY: numbers for the allocator; nothing else runs yet, and nothing would mind.
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, 32 << 10);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 48 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 16 << 10);
         libc::mallopt(libc::M_TOP_PAD, 16 << 10);
     }
 }
@@ -31,13 +31,13 @@ pub fn give_back_stack() {
     #[cfg(target_env = "gnu")]
     {
         /// The calls that give it back need some themselves.
-        const OURS: usize = 16 << 10;
+        const OURS: usize = 4 << 10;
         /// Deeper than anything here goes.
         const DEEPEST: usize = 512 << 10;
         let mark = 0_u8;
         let here = std::hint::black_box(&raw const mark) as usize;
         #[allow(unsafe_code, reason = "calls of the system")]
-        // SAFETY: who runs here is asked by number. What lies 16 kB below the call that runs belongs to no call, and
+        // SAFETY: who runs here is asked by number. What lies 4 kB below the call that runs belongs to no call, and
         // on the first thread nothing else is mapped there: the kernel keeps a gap.
         unsafe {
             let Some(page) = page_size().filter(|_| libc::gettid() == libc::getpid()) else {

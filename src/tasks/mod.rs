@@ -137,12 +137,38 @@ async fn daemon(
     server: Option<serve::Server>,
     seconds: Option<std::os::unix::net::UnixDatagram>,
 ) -> ExitCode {
+    let Some(mut running) = start(config, &options, live, (server, seconds)) else {
+        return ExitCode::FAILURE;
+    };
+    heed_signals(&options, &running.shared, &mut running.tasks).await;
+    notify::stopping();
+    let _ = running.tell_stop.send(true);
+    let stopped = async { while running.tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(800), stopped).await;
+    info!(MESSAGE_ID = message_id(journal::Event::Stopped), EVENT = "stopped", "stopped");
+    ExitCode::SUCCESS
+}
+
+/// What runs, and what it is told to end by.
+struct Running {
+    tasks: tokio::task::JoinSet<()>,
+    shared: Shared,
+    tell_stop: watch::Sender<bool>,
+}
+
+/// Starts the tasks. Waits for nothing, so that none of this takes room while they run.
+fn start(
+    config: Config,
+    options: &Options,
+    live: bool,
+    given: (Option<serve::Server>, Option<std::os::unix::net::UnixDatagram>),
+) -> Option<Running> {
     let started = clock::monotonic_now();
-    let (config, world, steering_why) = prepare(config, &options);
+    let (config, world, steering_why) = prepare(config, options);
     let simulated = options.simulate.is_some();
-    let given =
+    let place =
         options.socket.clone().or_else(|| (!simulated).then(|| config.control.socket.clone()));
-    let place = socket::own_place(given.as_deref());
+    let place = socket::own_place(place.as_deref());
     let group =
         (!simulated && !config.control.group.is_empty()).then_some(config.control.group.as_str());
     let listener = match Listener::bind(&place, group) {
@@ -160,7 +186,7 @@ async fn daemon(
             // A second instance would steer the same clock: it must not run. Anything else that
             // is wrong with the socket is no reason to leave the clock alone.
             error!(MESSAGE_ID = message_id(journal::Event::Control), EVENT = "control", "{e}");
-            return ExitCode::FAILURE;
+            return None;
         }
     };
     let runtime_dir = place.parent().map(PathBuf::from).filter(|_| !simulated);
@@ -208,7 +234,6 @@ async fn daemon(
     };
     // A simulated clock has no business with the board's light.
     let led = if simulated { String::new() } else { config.led.clone() };
-    let given = (server, seconds);
     let resync = Resync::new(config, world, steering_why, memory, shared.clone(), given);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn_local(resync.run(inbox, stop.clone()));
@@ -224,13 +249,7 @@ async fn daemon(
             .name("view".into())
             .spawn(move || crate::cli::watch::follow(&place));
     }
-    heed_signals(&options, &shared, &mut tasks).await;
-    notify::stopping();
-    let _ = tell_stop.send(true);
-    let stopped = async { while tasks.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(800), stopped).await;
-    info!(MESSAGE_ID = message_id(journal::Event::Stopped), EVENT = "stopped", "stopped");
-    ExitCode::SUCCESS
+    Some(Running { tasks, shared, tell_stop })
 }
 
 /// Waits for the end; SIGHUP reads the configuration again and keeps the old one if it is bad.

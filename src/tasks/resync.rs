@@ -35,10 +35,10 @@ use tracing::{info, warn};
 pub const BUILT: UtcTime = UtcTime::from_nanos(built() * 1_000_000_000);
 /// A frequency that is not ours is somebody else's.
 const FOREIGN_FREQUENCY: f64 = 0.05;
-/// Freed memory is given back this often, on the way.
-const HEAP_EVERY: Nanos = Nanos::from_secs(300);
-/// … and code that only the start or a client needed.
-const CODE_EVERY: Nanos = Nanos::from_secs(3_600);
+/// Freed memory is given back this often, on the way, and code that only the start or a client needed.
+const HEAP_EVERY: Nanos = Nanos::from_secs(3_600);
+/// Who waits so long has no use for the stack that was needed before.
+const LONG_WAIT: Nanos = Nanos::from_secs(10);
 const TEMPERATURE_EVERY: Nanos = Nanos::from_secs(60);
 
 const fn built() -> i64 {
@@ -86,7 +86,6 @@ pub struct Resync {
     temperature_due: RawTime,
     watchdog: Option<(Nanos, RawTime)>,
     heap_due: RawTime,
-    code_due: RawTime,
     foreign_frequencies: u32,
     told: Ppm,
     server: Option<Server>,
@@ -173,7 +172,6 @@ impl Resync {
             temperature_due: now.raw,
             watchdog,
             heap_due: now.raw + Nanos::from_secs(10),
-            code_due: now.raw,
             foreign_frequencies: 0,
             told: frequency.unwrap_or(Ppm::new(0.0)),
             server,
@@ -244,11 +242,7 @@ impl Resync {
         if now.raw >= self.heap_due {
             self.heap_due = now.raw + HEAP_EVERY;
             heap::give_back();
-            heap::give_back_stack();
-            if now.raw >= self.code_due {
-                self.code_due = now.raw + CODE_EVERY;
-                heap::let_go_of_code();
-            }
+            heap::let_go_of_code();
         }
         let view = self.engine.view(now);
         let believed = now.utc + view.offset.unwrap_or(Nanos::ZERO);
@@ -265,6 +259,9 @@ impl Resync {
             if let Some(celsius) = self.temperature {
                 self.feed(Input::Temperature(celsius));
             }
+        }
+        if self.running.is_empty() && self.next_wake() - now.raw > LONG_WAIT {
+            heap::give_back_stack();
         }
     }
 

@@ -199,7 +199,6 @@ pub struct Estimator {
     origin: Option<(RawTime, Nanos)>,
     members: Vec<Member>,
     samples: Vec<Seconds>,
-    traces: Vec<[Trace; 2]>,
     servers: [Server; SLOTS],
     selected: Option<Vec<ServerId>>,
     turn: usize,
@@ -228,7 +227,6 @@ impl Estimator {
             origin: None,
             members: bank(),
             samples: Vec::with_capacity(WINDOW),
-            traces: vec![[Trace::NONE; 2]; WINDOW],
             servers: [Server::NONE; SLOTS],
             selected: None,
             turn: 0,
@@ -453,16 +451,23 @@ impl Estimator {
             self.sweep_all(1);
         } else if self.last - self.swept >= ROUND {
             self.swept = self.last;
-            self.sweep(self.best());
+            let mut traces = self.traces();
+            self.sweep(self.best(), &mut traces);
             self.turn = (self.turn + 1) % self.members.len();
-            self.sweep(self.turn);
+            self.sweep(self.turn, &mut traces);
         }
     }
 
+    /// Room for a forward pass. Some 20 kB that only the moment needs: nobody keeps it.
+    fn traces(&self) -> Vec<[Trace; 2]> {
+        vec![[Trace::NONE; 2]; self.samples.len()]
+    }
+
     fn sweep_all(&mut self, times: usize) {
+        let mut traces = self.traces();
         for _ in 0..times {
             for n in 0..self.members.len() {
-                self.sweep(n);
+                self.sweep(n, &mut traces);
             }
         }
     }
@@ -596,12 +601,12 @@ impl Estimator {
         (self.servers.map(|s| s.queues()), self.servers.map(|s| s.base_walk()), self.dim())
     }
 
-    fn sweep(&mut self, n: usize) {
+    fn sweep(&mut self, n: usize, traces: &mut [[Trace; 2]]) {
         let best = n == self.best();
         let (queues, walks, dim) = self.shared();
         let shared = Shared { samples: &self.samples, queues: &queues, base_walk: &walks, dim };
         let mut tallies = [[Tally::NONE; 2]; SLOTS];
-        self.members[n].sweep(&shared, &mut self.traces, 0.7, |slot, d, seen, beyond| {
+        self.members[n].sweep(&shared, traces, 0.7, |slot, d, seen, beyond| {
             tallies[slot][d].count(seen, beyond);
         });
         if best {

@@ -298,11 +298,11 @@ fn only_root_our_user_and_the_group_may_change_things_and_the_page_less() {
         assert_eq!(listener.accept().await.peer().rights, Rights::All, "our own user");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         listener.rule.gid = Some(54_321);
-        let cases = [
-            (None, 54_321, Rights::All),
-            (None, 54_322, Rights::Ask),
-            (Some(12_345), 54_321, Rights::Phone),
-            (Some(12_346), 54_321, Rights::All),
+        let cases: [(fn() -> Option<u32>, u32, Rights); 4] = [
+            (|| None, 54_321, Rights::All),
+            (|| None, 54_322, Rights::Ask),
+            (|| Some(12_345), 54_321, Rights::Phone),
+            (|| Some(12_346), 54_321, Rights::All),
         ];
         for (page, group, rights) in cases {
             listener.rule.page = page;
@@ -312,7 +312,12 @@ fn only_root_our_user_and_the_group_may_change_things_and_the_page_less() {
             };
             let peer = listener.accept().await.peer();
             let (uid, gid, pid) = (12_345, 12_345, std::process::id().cast_signed());
-            assert_eq!(peer, Peer { uid, gid, pid, rights }, "with group {group}, page {page:?}");
+            assert_eq!(
+                peer,
+                Peer { uid, gid, pid, rights },
+                "with group {group}, page {:?}",
+                page()
+            );
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
         let e = as_somebody(54_322, || Client::connect(&[path]).unwrap_err()).unwrap();
