@@ -212,8 +212,11 @@ struct Rule {
     gid: Option<u32>,
     /// The page's user is looked up when somebody else comes: a name that is not there would have the
     /// system's other lists of users, and their libraries, loaded for good.
-    page: fn() -> Option<u32>,
+    page: Lookup,
 }
+
+/// Who a user is, if there is one.
+type Lookup = fn() -> Option<u32>;
 
 fn page_user() -> Option<u32> {
     User::from_name(PAGE_USER).ok().flatten().map(|user| user.uid.as_raw())

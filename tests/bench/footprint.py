@@ -81,6 +81,13 @@ def chronyd(folder, program, port, body):
     return folder.start([*BARRED, program, "-x", "-d", *user, "-f", conf])
 
 
+def environment():
+    """What the service is started with: nothing of whoever calls us, and what its unit says."""
+    own = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC")}
+    with open(ROOT + "/systemd/leadville-timesync.service") as unit:
+        return own | dict(line.strip().split("=", 2)[1:] for line in unit if line.startswith("Environment="))
+
+
 def ours(folder, name, ports, bridge, interval="5min"):
     """The daemon with the default configuration but for servers, places and the missing right."""
     home = f"{folder.path}/{name}"
@@ -89,8 +96,7 @@ def ours(folder, name, ports, bridge, interval="5min"):
     with open(home + "/timesync.toml", "w") as f:
         f.write(f'[ntp]\nservers = [{servers}]\nsync_interval = "{interval}"\n[clock]\nsteer = false\n[control]\ngroup = ""\n'
                 f'[state]\ndirectory = "{home}/state"\n[bluetooth]\nenabled = {str(bridge).lower()}\n')
-    env = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC")}
-    return [*BARRED, BINARY, "--socket", home + "/sock", "run", "--config", home + "/timesync.toml"], env
+    return [*BARRED, BINARY, "--socket", home + "/sock", "run", "--config", home + "/timesync.toml"], environment()
 
 
 def program_of(pid):

@@ -23,7 +23,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from footprint import BARRED, BINARY, Folder, memory, say, write_between  # noqa: E402
+from footprint import BARRED, BINARY, Folder, environment, memory, say, write_between  # noqa: E402
 
 ERA = 2_208_988_800
 SETTLE = 300            # flatness is judged after so many seconds
@@ -60,8 +60,7 @@ class Subject:
 
     def __init__(self, folder, name, arguments):
         self.name, self.place = name, f"{folder.path}/{name}.sock"
-        env = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC")}
-        self.process = folder.start([*BARRED, BINARY, "--socket", self.place, "run", *arguments], env=env)
+        self.process = folder.start([*BARRED, BINARY, "--socket", self.place, "run", *arguments], env=environment())
         self.log = f"{folder.path}/log-{len(folder.running) - 1}"
         self.events, self.costs = [], []
         end = time.monotonic() + 20
@@ -225,13 +224,14 @@ def judge(subjects, faults, died):
             wrong.append(f"{s.name}: descriptors {files}, threads {threads}")
         if "a defect of this program" in open(s.log).read():
             wrong.append(f"{s.name}: a panic in its log")
-    alerts = [t for t, e in subjects[0].events if e["event"] == "alert"]
+    told = [(t, e) for t, e in subjects[0].events if e["event"] == "alert"]
+    alerts, began = [t for t, _ in told], subjects[0].costs[0][0]
     for injected in faults.alarming:
         if not any(0 <= t - injected <= 80 for t in alerts):
             wrong.append("all servers jumped by 60 ms and no alert was raised")
-    for t in alerts:
+    for t, event in told:
         if not any(0 <= t - injected <= 170 for injected in faults.alarming):
-            wrong.append("an alert without a fault that explains it")
+            wrong.append(f"an alert without a fault that explains it, after {(t - began) / 60:.1f} min: {json.dumps(event)}")
     happened, more = misfortunes(subjects[1])
     return rows, wrong + more, alerts, happened
 

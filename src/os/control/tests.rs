@@ -298,7 +298,7 @@ fn only_root_our_user_and_the_group_may_change_things_and_the_page_less() {
         assert_eq!(listener.accept().await.peer().rights, Rights::All, "our own user");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         listener.rule.gid = Some(54_321);
-        let cases: [(fn() -> Option<u32>, u32, Rights); 4] = [
+        let cases: [(Lookup, u32, Rights); 4] = [
             (|| None, 54_321, Rights::All),
             (|| None, 54_322, Rights::Ask),
             (|| Some(12_345), 54_321, Rights::Phone),
