@@ -48,7 +48,7 @@ fn four_servers() -> Vec<ServerStatus> {
 fn in_sync() -> Status {
     Status {
         v: 1,
-        version: "0.9.0".into(),
+        version: "1.0.0".into(),
         state: SyncPhase::Synchronised,
         verified: true,
         settled: true,
