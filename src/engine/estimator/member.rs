@@ -124,25 +124,11 @@ impl Seconds {
     }
 }
 
-/// Two Gaussian sites in natural form: precision, and precision × mean. The mean is kept from where the
-/// packet was measured, so that half the digits are enough: a member has a hundred of them.
+/// Two Gaussian sites in natural form: precision, precision × mean.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Site {
-    tau: [f32; 2],
-    pull: [f32; 2],
-}
-
-impl Site {
-    /// The site of a direction of the sample that was measured at `most`.
-    fn of(&self, d: usize, most: f64) -> (f64, f64) {
-        let tau = f64::from(self.tau[d]);
-        (tau, f64::from(self.pull[d]) + tau * most)
-    }
-
-    fn set(&mut self, d: usize, most: f64, (tau, nu): (f64, f64)) {
-        self.tau[d] = tau as f32;
-        self.pull[d] = (nu - f64::from(self.tau[d]) * most) as f32;
-    }
+    tau: [f64; 2],
+    nu: [f64; 2],
 }
 
 /// A Gaussian belief of the whole state at an instant.
@@ -406,7 +392,7 @@ impl Member {
             wander,
             before: Belief::nothing(),
             after: Belief::nothing(),
-            sites: [Site { tau: [0.0; 2], pull: [0.0; 2] }; WINDOW],
+            sites: [Site { tau: [0.0; 2], nu: [0.0; 2] }; WINDOW],
             warm: None,
             weight: common,
             common,
@@ -430,7 +416,7 @@ impl Member {
             } else {
                 (seen.mean - trace.mean) / trace.variance
             };
-            site.set(d, sample.most[d], (tau, nu));
+            (site.tau[d], site.nu[d]) = (tau, nu);
             self.after.update(&trace, tau, nu, used.clone());
             seen
         });
@@ -449,8 +435,7 @@ impl Member {
             belief.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
                 let trace = belief.sum(d, usize::from(sample.slot), used.clone());
-                let (tau, nu) = self.sites[i].of(d, sample.most[d]);
-                belief.update(&trace, tau, nu, used.clone());
+                belief.update(&trace, self.sites[i].tau[d], self.sites[i].nu[d], used.clone());
                 if let Some(traces) = traces.as_deref_mut() {
                     traces[i][d] = trace;
                 }
@@ -485,7 +470,7 @@ impl Member {
             let slot = usize::from(sample.slot);
             for d in [1, 0] {
                 let trace = &traces[i][d];
-                let (tau, nu) = self.sites[i].of(d, sample.most[d]);
+                let (tau, nu) = (self.sites[i].tau[d], self.sites[i].nu[d]);
                 // the adjoint before the site
                 let less = 1.0 / (1.0 + tau * trace.variance);
                 let c = tau * less;
@@ -543,8 +528,9 @@ impl Member {
                 };
                 learn(slot, d, &seen, sample.most[d] - mean);
                 if fresh.is_finite() && pull.is_finite() {
-                    let moved = (tau + damping * (fresh - tau), nu + damping * (pull - nu));
-                    self.sites[i].set(d, sample.most[d], moved);
+                    let site = &mut self.sites[i];
+                    site.tau[d] += damping * (fresh - tau);
+                    site.nu[d] += damping * (pull - nu);
                 }
             }
         }
@@ -559,8 +545,8 @@ impl Member {
             self.before.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
                 let trace = self.before.sum(d, usize::from(sample.slot), used.clone());
-                let (tau, nu) = self.sites[0].of(d, sample.most[d]);
-                self.before.update(&trace, tau, nu, used.clone());
+                let site = &self.sites[0];
+                self.before.update(&trace, site.tau[d], site.nu[d], used.clone());
             }
         }
         self.sites.copy_within(1.., 0);
