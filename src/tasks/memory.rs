@@ -60,8 +60,6 @@ pub struct Memory {
     runtime: Option<PathBuf>,
     addresses: LastGood,
     clock_due: Option<RawTime>,
-    /// … and at the latest: until then it waits for somebody else's wake-up.
-    clock_latest: Option<RawTime>,
     drift_due: Option<RawTime>,
     drift_wait: Nanos,
 }
@@ -89,7 +87,6 @@ impl Memory {
             runtime,
             addresses: LastGood::default(),
             clock_due: None,
-            clock_latest: None,
             drift_due: None,
             drift_wait: FIRST_DRIFT,
         };
@@ -191,8 +188,7 @@ impl Memory {
         still: bool,
     ) {
         if self.clock_due.is_none_or(|t| t <= now) {
-            let due = now + every.0;
-            (self.clock_due, self.clock_latest) = (Some(due), Some(due + every.0.half().half()));
+            self.clock_due = Some(now + every.0);
             self.keep_clock(utc);
         }
         if *self.drift_due.get_or_insert(now + self.drift_wait) <= now {
@@ -207,14 +203,14 @@ impl Memory {
     /// The clock was set: the time of day is kept at once, for before it was another one; so is
     /// the step, which counts whatever becomes of us.
     pub fn stepped(&mut self, now: RawTime) {
-        (self.clock_due, self.clock_latest, self.drift_due) = (Some(now), Some(now), Some(now));
+        (self.clock_due, self.drift_due) = (Some(now), Some(now));
     }
 
-    /// When somebody must wake up for the next write, if nobody has done so for a quarter of the
-    /// interval beyond it; what was learned is written on the way.
+    /// When somebody must wake up to keep the time of day, if nobody has done so for a quarter of
+    /// its interval beyond the turn; what was learned is written on the way.
     #[must_use]
-    pub fn due(&self) -> Option<RawTime> {
-        self.dir.as_ref().and(self.clock_latest)
+    pub fn due(&self, every: Nanos) -> Option<RawTime> {
+        self.dir.as_ref().and(self.clock_due).map(|due| due + every.half().half())
     }
 
     /// Keeps the time of day, never backwards by itself.
@@ -278,7 +274,7 @@ mod tests {
         memory.tick(raw(0), utc, &ignorant, every, false);
         memory.tick(raw(61), utc, &ignorant, every, false);
         assert_eq!(memory.kept(utc).crystal, None);
-        assert_eq!(memory.due(), Some(raw(375)), "it wakes for nothing");
+        assert_eq!(memory.due(every.0), Some(raw(375)), "it wakes for nothing");
         let crystal = DriftMemory { frequency_ppm: 40.0, sd_ppm: 1.0, ..DriftMemory::default() };
         memory.tick(raw(130), utc, &engine(Some(crystal)), every, false);
         assert_eq!(memory.kept(utc).crystal.map(|c| c.frequency_ppm), Some(40.0));

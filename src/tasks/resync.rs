@@ -226,7 +226,8 @@ impl Resync {
     fn next_wake(&self) -> RawTime {
         let engine = self.engine.next_tick();
         let watchdog = self.watchdog.map(|(period, last)| last + period);
-        let due = [engine, watchdog, self.memory.due()].into_iter().flatten().min();
+        let kept = self.memory.due(self.config.state.clock_file_interval);
+        let due = [engine, watchdog, kept].into_iter().flatten().min();
         due.unwrap_or_else(|| self.world.read().raw + Nanos::from_secs(3_600))
     }
 

@@ -82,7 +82,7 @@ def chronyd(folder, program, port, body):
 
 
 def environment():
-    """What the service is started with: nothing of whoever calls us, and what its unit says."""
+    """What the service is started with: no service manager of whoever calls us, and what its own unit says."""
     own = {k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC")}
     with open(ROOT + "/systemd/leadville-timesync.service") as unit:
         return own | dict(line.strip().split("=", 2)[1:] for line in unit if line.startswith("Environment="))

@@ -18,6 +18,8 @@ import tempfile
 import threading
 import time
 
+from footprint import environment
+
 EPOCH = 2_208_988_800
 
 
@@ -58,15 +60,11 @@ class Victim:
         self.learned = False
         self.kills = self.while_stopping = self.with_drift = 0
 
-    def environment(self):
-        drop = ("NOTIFY_SOCKET", "JOURNAL_STREAM", "WATCHDOG_USEC")
-        return {k: v for k, v in os.environ.items() if k not in drop}
-
     def once(self):
         log = open(self.place / "log", "w", encoding="utf-8")
         line = [self.program, "--socket", self.place / "sock", "run", "--config", self.config]
         child = subprocess.Popen(
-            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=self.environment()
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment()
         )
         stopping = self.chance.random() < 0.5
         # With servers a second apart a dozen samples, which teach something, take a few seconds.

@@ -266,6 +266,38 @@ fn among_rude_clients() -> Judged {
     daemon.stop().map(|_| ())
 }
 
+/// Lines of every length, none of them a request, in the unit's environment: without it each length
+/// leaves blocks behind for good.
+fn after_odd_lines() -> Judged {
+    let (place, server) = (Place::new(), Liar::honest());
+    let config = place.configure(&[server.address.to_string()], "");
+    let unit = include_str!("../../systemd/leadville-timesync.service");
+    let said = unit.lines().filter_map(|l| l.strip_prefix("Environment=")?.split_once('='));
+    let daemon = place.start_as(place.command(&[], &config).envs(said));
+    daemon.synchronised()?;
+    let anonymous = || {
+        let path = format!("/proc/{}/smaps_rollup", daemon.child.id());
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find_map(|l| l.strip_prefix("Anonymous:"));
+        line.and_then(|l| l.trim().strip_suffix(" kB")?.parse::<u64>().ok()).ok_or("no figure")
+    };
+    let odd = |n: usize| {
+        let mut client = UnixStream::connect(place.socket()).map_err(|e| e.to_string())?;
+        let mut line = vec![0xff; n % 1_000 + 8];
+        line.push(b'\n');
+        client.write_all(&line).map_err(|e| e.to_string())?;
+        let _ = client.read(&mut [0; 512]);
+        Ok::<_, String>(())
+    };
+    (0..32).try_for_each(odd)?;
+    let before = anonymous()?;
+    (0..2_000).map(|n| n * 37).try_for_each(odd)?;
+    let after = anonymous()?;
+    right(after <= before + 64, || format!("{before} kB Anonymous before, {after} kB after"))?;
+    goes_on(&daemon)?;
+    daemon.stop().map(|_| ())
+}
+
 fn without_descriptors() -> Judged {
     let (place, server) = (Place::new(), Liar::honest());
     let config = place.configure(&[server.address.to_string()], "");
@@ -309,6 +341,7 @@ fn beside_a_sleeper() -> Judged {
 fn clients_with_any_manners_do_not_disturb_the_clock() {
     every(vec![
         row("a thousand rude clients", among_rude_clients),
+        row("memory after odd lines", after_odd_lines),
         row("no descriptors left", without_descriptors),
         row("a subscriber who does not read", beside_a_sleeper),
     ]);

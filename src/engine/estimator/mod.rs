@@ -843,33 +843,6 @@ impl Estimator {
             self.balance();
         }
     }
-
-    /// A server's own view: its offset to the joint estimate, and how uncertain (95 %) that is.
-    #[must_use]
-    pub fn server_offset(&self, server: ServerId, _at: RawTime) -> Option<(Nanos, Nanos)> {
-        let slot = self.slot(server)?;
-        let best = &self.members[self.best()];
-        let known = &self.servers[slot];
-        let mut edge = [f64::INFINITY; 2];
-        let mut n = 0;
-        let own = self.samples.iter().rev().filter(|s| usize::from(s.slot) == slot).take(8);
-        for s in own {
-            let (x, _) = best.at(&s.moment(), &[0.0; KINDS]);
-            edge = [edge[0].min(s.most[0] - x[0]), edge[1].min(s.most[1] + x[0])];
-            n += 1;
-        }
-        if n == 0 || self.counted == 0 {
-            return None;
-        }
-        if self.counts(server) && known.view.1.is_finite() && known.broken == 0 {
-            let (mean, sd) = known.view;
-            return Some((Nanos::from_secs_f64(mean), Nanos::from_secs_f64(COVER * sd)));
-        }
-        let unsure = known.slow / f64::from(n) + (known.softness() / f64::from(n)).sqrt();
-        let now = self.thermometer.moment(self.last);
-        let sd = best.at(&now, &[0.0; KINDS]).1[0].sqrt() + unsure;
-        Some((Nanos::from_secs_f64((edge[0] - edge[1]) / 2.0), Nanos::from_secs_f64(COVER * sd)))
-    }
 }
 
 fn sane(ppm: f64, sd: f64) -> bool {
