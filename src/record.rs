@@ -19,7 +19,7 @@ pub const LARGEST_DAY: u64 = 160_000;
 /// Above this a day takes points only, no marks.
 const MARKS_UP_TO: u64 = 110_000;
 /// Marks waiting for the next write; the oldest give way.
-const MOST_MARKS: usize = 100;
+pub(crate) const MOST_MARKS: usize = 100;
 const PREFIX: &str = "record-";
 
 /// The clock at one moment, and the measurements since the point before.
@@ -174,14 +174,12 @@ impl Recorder {
         self.count += 1;
     }
 
-    /// Takes an event in, if it is of those that are kept.
-    pub fn happened(&mut self, event: &Value) {
-        if let Some(mark) = Mark::of(event) {
-            if self.marks.len() >= MOST_MARKS {
-                self.marks.remove(0);
-            }
-            self.marks.push(mark);
+    /// Takes in what happened.
+    pub fn happened(&mut self, mark: Mark) {
+        if self.marks.len() >= MOST_MARKS {
+            self.marks.remove(0);
         }
+        self.marks.push(mark);
     }
 
     /// Whether a write is due.
@@ -413,6 +411,10 @@ fn day_of(iso: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn happened(recorder: &mut Recorder, event: &Value) {
+        Mark::of(event).into_iter().for_each(|mark| recorder.happened(mark));
+    }
     use serde_json::json;
 
     fn at(s: i64) -> String {
@@ -448,10 +450,11 @@ mod tests {
         for offset_us in [5.0, -20.0, 7.25] {
             recorder.measured(&Measurement { offset_us, ..Measurement::default() });
         }
-        recorder.happened(
+        happened(
+            &mut recorder,
             &json!({"event": "step", "offset_us": 1500.0, "why": "first\nfix", "utc": at(1)}),
         );
-        recorder.happened(&json!({"event": "sync", "utc": at(1)}));
+        happened(&mut recorder, &json!({"event": "sync", "utc": at(1)}));
         assert!(!recorder.due(raw(299)) && recorder.due(raw(300)));
         recorder.write(raw(300), point(300)).unwrap();
         assert!(!recorder.due(raw(599)));
@@ -495,7 +498,10 @@ mod tests {
         let mut recorder = Recorder::new(dir.path().into(), Nanos::from_secs(86_400 * 30), raw(0));
         for n in 0..288 * 40 {
             for k in 0..9 {
-                recorder.happened(&json!({"event": "state", "state": "x".repeat(100), "utc": at(300 * n), "k": k}));
+                happened(
+                    &mut recorder,
+                    &json!({"event": "state", "state": "x".repeat(100), "utc": at(300 * n), "k": k}),
+                );
             }
             recorder.measured(&Measurement { offset_us: -12_345.6, ..Measurement::default() });
             recorder.write(raw(300 * n), point(300 * n)).unwrap();
@@ -518,7 +524,7 @@ mod tests {
         let mut written: Vec<i64> = Vec::new();
         for s in 0..7_200 {
             recorder.measured(&Measurement::default());
-            recorder.happened(&json!({"event": "lock", "name": "match", "utc": at(s)}));
+            happened(&mut recorder, &json!({"event": "lock", "name": "match", "utc": at(s)}));
             if recorder.due(raw(s)) {
                 recorder.write(raw(s), point(s)).unwrap();
                 written.push(s);

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::drift::{Alarm, AlertLimits, History};
 use crate::engine::View;
 use crate::engine::byhand::{Effect, Word};
+use crate::record::{MOST_MARKS, Mark};
 use crate::units::{Nanos, RawTime, Reading, UtcTime};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -382,13 +383,30 @@ pub struct DriftSection {
     pub alarm: Alarm,
 }
 
+/// What was measured and what happened since the monitor's last turn.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    /// Measurements.
+    pub measured: VecDeque<Measurement>,
+    /// What belongs into the record of days.
+    pub marks: VecDeque<Mark>,
+}
+
+/// No more than `most`: the oldest goes.
+fn keep<T>(queue: &mut VecDeque<T>, new: impl IntoIterator<Item = T>, most: usize) {
+    queue.extend(new);
+    while queue.len() > most {
+        queue.pop_front();
+    }
+}
+
 /// What tasks may know of one another. Each section has one writer.
 #[derive(Debug)]
 pub struct SyncState {
     /// By the resync task.
     pub clock: Option<ClockSection>,
-    /// Measurements the monitor has not seen yet.
-    fresh: VecDeque<Measurement>,
+    /// What the monitor has not seen yet.
+    fresh: Fresh,
     /// By the drift monitor.
     pub drift: DriftSection,
     /// By the timer bridge.
@@ -473,7 +491,7 @@ impl Shared {
         let (requests, inbox) = mpsc::channel(64);
         let state = SyncState {
             clock: None,
-            fresh: VecDeque::new(),
+            fresh: Fresh::default(),
             drift: DriftSection {
                 history: History::default(),
                 alarm: Alarm { limits, episode: None },
@@ -508,10 +526,7 @@ impl Shared {
     ) {
         self.write(|s| {
             s.clock = Some(clock);
-            s.fresh.extend(measured);
-            while s.fresh.len() > crate::drift::HISTORY {
-                s.fresh.pop_front();
-            }
+            keep(&mut s.fresh.measured, measured, crate::drift::HISTORY);
         });
         self.inner.changed.notify_one();
     }
@@ -524,10 +539,10 @@ impl Shared {
     /// The monitor's turn: new measurements in, its section out.
     pub fn monitor<T>(
         &self,
-        judge: impl FnOnce(Option<&ClockSection>, &mut DriftSection, Vec<Measurement>) -> T,
+        judge: impl FnOnce(Option<&ClockSection>, &mut DriftSection, Fresh) -> T,
     ) -> T {
         self.write(|s| {
-            let fresh = s.fresh.drain(..).collect();
+            let fresh = std::mem::take(&mut s.fresh);
             judge(s.clock.as_ref(), &mut s.drift, fresh)
         })
     }
@@ -550,9 +565,18 @@ impl Shared {
         self.write(|s| s.drift.history.clear());
     }
 
-    /// Tells all subscribers one event; `v` and nothing else is added.
+    /// Whether anybody is subscribed.
+    #[must_use]
+    pub fn is_listened_to(&self) -> bool {
+        self.inner.events.receiver_count() > 0
+    }
+
+    /// Tells the record and all subscribers one event; `v` and nothing else is added.
     pub fn tell(&self, mut event: serde_json::Value) {
-        if self.inner.events.receiver_count() == 0 {
+        if let Some(mark) = Mark::of(&event) {
+            self.write(|s| keep(&mut s.fresh.marks, [mark], MOST_MARKS));
+        }
+        if !self.is_listened_to() {
             return;
         }
         if let Some(object) = event.as_object_mut() {

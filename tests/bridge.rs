@@ -336,9 +336,9 @@ fn with_bluetooth_off_there_is_no_timer_and_that_is_said() {
     assert_eq!(code, Some(1), "{text}");
 }
 
-/// Listens to the stand-in's timer, and looks after the link every second.
+/// Listens to the stand-in's timer.
 const TO_STAND_IN: &str = "[ntp]\nservers = [\"127.0.0.1:9\"]\n[bluetooth]\nenabled = true\n\
-    health_report_interval = \"1s\"\nreconnect_at_most = \"1s\"\n\
+    reconnect_at_most = \"1s\"\n\
     [[timer]]\nname = \"Bay 1\"\naddress = \"60:09:C3:00:DC:1A\"\n";
 
 fn until(what: &str, limit: Duration, wanted: impl Fn() -> bool) {
@@ -366,12 +366,17 @@ struct Bench {
     _dir: tempfile::TempDir,
 }
 
-/// A stand-in so prepared, and a daemon with that under `[bluetooth]`.
+/// A stand-in so prepared, and a daemon with that under `[bluetooth]` that looks after the link every second.
 fn bench(more: &str, prepare: impl FnOnce(&mut standin::State)) -> Bench {
+    bench_with("1s", more, prepare)
+}
+
+fn bench_with(report: &str, more: &str, prepare: impl FnOnce(&mut standin::State)) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let (bus, address) = bus(dir.path(), "");
     let bluez = StandIn::start(&address, prepare);
-    let config = TO_STAND_IN.replace("[bluetooth]\n", &format!("[bluetooth]\n{more}\n"));
+    let more = format!("[bluetooth]\nhealth_report_interval = \"{report}\"\n{more}\n");
+    let config = TO_STAND_IN.replace("[bluetooth]\n", &more);
     Bench { daemon: Daemon::start(&[], &config, &address), bluez, _bus: bus, _dir: dir }
 }
 
@@ -510,6 +515,24 @@ fn after_a_silence_the_subscription_is_made_anew() {
     let log = daemon.log();
     assert_eq!(log.matches("Bay 1 is listened to").count(), 1, "{log}");
     assert_eq!(log.matches("the link to Bay 1 is gone").count(), 0, "{log}");
+}
+
+#[test]
+fn without_lines_about_the_link_its_subscription_is_looked_after_all_the_same() {
+    // So short, the look comes every five seconds instead of ten minutes.
+    let Bench { daemon, bluez, .. } = &bench_with("0s", "silence = \"5s\"", |_| {});
+    daemon.until("connected", |t| t["connected"] == true);
+    // Heard until shortly before the look: silence would be noticed later, and by other calls.
+    let up = Instant::now();
+    while up.elapsed() < Duration::from_millis(3500) {
+        frames_are_heard(daemon, bluez, "a frame");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let before = bluez.calls("StartNotify").len();
+    bluez.state().notifying = false;
+    until("subscribed again", LONG, || bluez.calls("StartNotify").len() > before);
+    assert!(bluez.calls("StopNotify").is_empty(), "only the silence was noticed");
+    assert!(!daemon.log().contains("last heard"), "{}", daemon.log());
 }
 
 #[test]

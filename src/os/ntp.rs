@@ -4,18 +4,18 @@
 //! 48 bytes that pass are handed on as they came, whatever sntpc thinks of them.
 use std::future::Future;
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrStorage, TimestampingFlag, Timestamps, recvmsg,
-    setsockopt, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
+    TimestampingFlag, Timestamps, recvmsg, setsockopt, socket, sockopt,
 };
 use sntpc::{NtpContext, NtpTimestampGenerator, NtpUdpSocket};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 use crate::engine::packet::{Bogus, Exchange, LEN, Why, ignorable};
 use crate::os::clock;
@@ -85,18 +85,26 @@ struct Datagram {
     after: Reading,
 }
 
+/// A socket as tokio wants to see it while an answer is awaited.
+struct Awaited<'a>(&'a UdpSocket);
+
+impl AsRawFd for Awaited<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl Socket {
+    /// Connected without being bound: the kernel chooses address and, by chance, port, and nothing reaches
+    /// it from elsewhere.
     fn connected_to(server: SocketAddr) -> io::Result<Self> {
-        let any: SocketAddr = match server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let udp = std::net::UdpSocket::bind(any)?;
-        udp.set_nonblocking(true)?;
+        let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let udp = UdpSocket::from(socket(family, SockType::Datagram, flags, None)?);
         keep_stamps_on();
         stamp(&udp);
         udp.connect(server)?;
-        Ok(Self { udp: UdpSocket::from_std(udp)?, server, course: Mutex::default() })
+        Ok(Self { udp, server, course: Mutex::default() })
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
@@ -104,10 +112,14 @@ impl Socket {
     }
 
     /// Reads one datagram, and the transmit stamp when it is there by now.
-    async fn datagram(&self, buffer: &mut [u8; ROOM]) -> io::Result<Datagram> {
+    async fn datagram(
+        &self,
+        awaited: &AsyncFd<Awaited<'_>>,
+        buffer: &mut [u8; ROOM],
+    ) -> io::Result<Datagram> {
         let what = Interest::READABLE.add(Interest::ERROR);
-        self.udp
-            .async_io(what, || {
+        awaited
+            .async_io(what, |_| {
                 self.take_transmit_stamp();
                 let (bytes, source, arrived) = receive(&self.udp, buffer, MsgFlags::empty())?;
                 Ok(Datagram { bytes, source, arrived, after: clock::read() })
@@ -126,9 +138,14 @@ impl Socket {
     }
 
     async fn answer(&self) -> io::Result<Reply> {
+        // Watched from now on only: a request is sent without waiting.
+        // SAFETY: the socket outlives what borrows it, and shows the same descriptor all its life.
+        #[allow(unsafe_code, reason = "tokio trusts AsRawFd to show an open descriptor")]
+        let awaited =
+            unsafe { AsyncFd::register_with_interest(Awaited(&self.udp), Interest::READABLE)? };
         let mut buffer = [0; ROOM];
         for read in 1_u32.. {
-            let got = self.datagram(&mut buffer).await?;
+            let got = self.datagram(&awaited, &mut buffer).await?;
             {
                 let mut packet = [0; LEN];
                 packet.copy_from_slice(&buffer[..LEN]);
@@ -176,7 +193,7 @@ impl Socket {
 
 impl NtpUdpSocket for Socket {
     async fn send_to(&self, request: &[u8], _: SocketAddr) -> sntpc::Result<usize> {
-        let sent = async {
+        let send = || {
             let mut request: [u8; LEN] =
                 request.try_into().map_err(|_| io::Error::other("not a plain NTP request"))?;
             let nonce = nonce()?;
@@ -186,22 +203,15 @@ impl NtpUdpSocket for Socket {
                 course.nonce = nonce;
             }
             request[40..48].copy_from_slice(&nonce.to_be_bytes());
-            self.udp
-                .async_io(Interest::WRITABLE, || {
-                    let before = clock::read();
-                    let sent = nix::sys::socket::send(
-                        self.udp.as_raw_fd(),
-                        &request,
-                        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-                    )?;
-                    let took = clock::raw_now() - before.raw;
-                    let mut course = self.course();
-                    (course.before, course.sent) = (Some(before), Some(before.raw + took.half()));
-                    Ok(sent)
-                })
-                .await
+            let before = clock::read();
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let sent = nix::sys::socket::send(self.udp.as_raw_fd(), &request, flags)?;
+            let took = clock::raw_now() - before.raw;
+            let mut course = self.course();
+            (course.before, course.sent) = (Some(before), Some(before.raw + took.half()));
+            Ok(sent)
         };
-        sent.await.map_err(|e: io::Error| {
+        send().map_err(|e: io::Error| {
             self.course().failure = Some(why(&e));
             sntpc::Error::Network
         })

@@ -106,9 +106,16 @@ async fn wait(timer: &AsyncFd<Timer>, when: Option<RawTime>) -> io::Result<Woken
         other => other?,
     }
     let mut expirations = [0; 8];
-    let fired = timer
-        .async_io(Interest::READABLE, |t| Ok(nix::unistd::read(&t.0, &mut expirations)?))
-        .await;
+    let fired = loop {
+        let mut ready = timer.readable().await?;
+        if let Ok(fired) =
+            ready.try_io(|t| Ok(nix::unistd::read(&t.get_ref().0, &mut expirations)?))
+        {
+            // Read empty: nothing comes before it is armed again.
+            ready.clear_ready();
+            break fired;
+        }
+    };
     match fired {
         Ok(_) if when.is_some_and(|w| left_until(w) > Duration::ZERO) => {
             Err(io::ErrorKind::Interrupted.into())

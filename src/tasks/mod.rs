@@ -25,8 +25,8 @@ use memory::Memory;
 use resync::Resync;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 use world::World;
 
@@ -85,7 +85,8 @@ pub fn run(config: Config, options: Options) -> ExitCode {
     let runtime = signals::hold().and_then(|()| {
         let mut plan = tokio::runtime::Builder::new_current_thread();
         // Room for a thousand events at once would be 12 kB.
-        plan.enable_all().max_io_events_per_tick(64).build()
+        // Its tasks stay on this thread: a wake among them is a push on a queue, no write to a descriptor.
+        plan.enable_all().max_io_events_per_tick(64).build_local(LocalOptions::default())
     });
     // After the signals are held: its threads must not catch them.
     let server = serve::Server::start(&config.serve, given.servers);
@@ -97,9 +98,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let local = LocalSet::new();
-    let code = local.block_on(&runtime, daemon(config, options, live, server, seconds));
-    drop(local);
+    let code = runtime.block_on(daemon(config, options, live, server, seconds));
     // Lookups that hang in the resolver must not hold up a stop.
     runtime.shutdown_background();
     code

@@ -6,7 +6,7 @@ use crate::os::journal::{self, message_id};
 use crate::os::led::{Led, Light};
 use crate::os::notify;
 use crate::record::{Point, Recorder};
-use crate::state::{ClockSection, Measurement, Quality, Shared};
+use crate::state::{ClockSection, Fresh, Quality, Shared};
 use crate::units::{Nanos, RawTime};
 use serde_json::json;
 use tokio::sync::watch;
@@ -18,20 +18,13 @@ const GRACE: Nanos = Nanos::from_secs(30);
 /// Keeps the record of days: written on the way, without wake-ups of its own.
 struct Record {
     recorder: Recorder,
-    events: tokio::sync::broadcast::Receiver<std::sync::Arc<str>>,
     trouble: bool,
 }
 
 impl Record {
-    fn collect(&mut self, fresh: &[Measurement]) {
-        for measurement in fresh {
-            self.recorder.measured(measurement);
-        }
-        while let Ok(event) = self.events.try_recv() {
-            if let Ok(event) = serde_json::from_str(&event) {
-                self.recorder.happened(&event);
-            }
-        }
+    fn collect(&mut self, fresh: &Fresh) {
+        fresh.measured.iter().for_each(|measurement| self.recorder.measured(measurement));
+        fresh.marks.iter().for_each(|mark| self.recorder.happened(mark.clone()));
     }
 
     fn write(&mut self, now: RawTime, point: Point) {
@@ -111,8 +104,7 @@ pub async fn run(
 ) {
     let mut lamp = Lamp::named(&led);
     let mut last_line = String::new();
-    let mut record =
-        recorder.map(|recorder| Record { recorder, events: shared.subscribe(), trouble: false });
+    let mut record = recorder.map(|recorder| Record { recorder, trouble: false });
     loop {
         let stopping = tokio::select! {
             biased;
@@ -127,7 +119,7 @@ pub async fn run(
                     .filter(|c| stopping || record.recorder.due(c.reading.raw))
                     .map(|c| (c.reading.raw, point(c)));
             }
-            for measurement in fresh {
+            for measurement in fresh.measured {
                 drift.history.push(measurement);
             }
             let clock = clock?;

@@ -35,10 +35,8 @@ use tracing::{info, warn};
 pub const BUILT: UtcTime = UtcTime::from_nanos(built() * 1_000_000_000);
 /// A frequency that is not ours is somebody else's.
 const FOREIGN_FREQUENCY: f64 = 0.05;
-/// Freed memory is given back this often, on the way, and code that only the start or a client needed.
+/// Freed memory is given back this often, on the way, and stack and code that only the start or a client needed.
 const HEAP_EVERY: Nanos = Nanos::from_secs(3_600);
-/// Who waits so long has no use for the stack that was needed before.
-const LONG_WAIT: Nanos = Nanos::from_secs(10);
 const TEMPERATURE_EVERY: Nanos = Nanos::from_secs(60);
 
 const fn built() -> i64 {
@@ -86,6 +84,10 @@ pub struct Resync {
     temperature_due: RawTime,
     watchdog: Option<(Nanos, RawTime)>,
     heap_due: RawTime,
+    /// Measurements that are not published yet …
+    measured: Vec<Measurement>,
+    /// … and whether anything is.
+    news: bool,
     foreign_frequencies: u32,
     told: Ppm,
     server: Option<Server>,
@@ -172,6 +174,8 @@ impl Resync {
             temperature_due: now.raw,
             watchdog,
             heap_due: now.raw + Nanos::from_secs(10),
+            measured: Vec::new(),
+            news: false,
             foreign_frequencies: 0,
             told: frequency.unwrap_or(Ppm::new(0.0)),
             server,
@@ -189,14 +193,21 @@ impl Resync {
             self.feed(Input::Failed(id, why, Bogus::default()));
         }
         self.feed(Input::Tick);
+        self.publish();
         loop {
             let when = self.next_wake();
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
-                Some(done) = self.running.join_next() => self.done(done),
+                Some(done) = self.running.join_next() => {
+                    self.done(done);
+                    while let Some(done) = self.running.try_join_next() {
+                        self.done(done);
+                    }
+                }
                 Some((request, back)) = inbox.recv() => {
                     let answer = self.answer(request);
+                    self.publish();
                     let _ = back.send(answer);
                 }
                 () = network.changed() => self.network_changed(),
@@ -211,6 +222,7 @@ impl Resync {
                 }
             }
             self.housekeeping();
+            self.publish();
         }
         self.end();
     }
@@ -244,6 +256,7 @@ impl Resync {
             self.heap_due = now.raw + HEAP_EVERY;
             heap::give_back();
             heap::let_go_of_code();
+            heap::give_back_stack();
         }
         let view = self.engine.view(now);
         let believed = now.utc + view.offset.unwrap_or(Nanos::ZERO);
@@ -260,9 +273,6 @@ impl Resync {
             if let Some(celsius) = self.temperature {
                 self.feed(Input::Temperature(celsius));
             }
-        }
-        if self.running.is_empty() && self.next_wake() - now.raw > LONG_WAIT {
-            heap::give_back_stack();
         }
     }
 
@@ -372,7 +382,7 @@ impl Resync {
     fn feed(&mut self, input: Input<'_>) {
         let now = self.world.read();
         let outputs: Vec<Output> = self.engine.handle(now, input).collect();
-        let mut measured = Vec::new();
+        self.news = true;
         for output in outputs {
             match output {
                 Output::Ask(id) => self.ask(id, now.raw),
@@ -387,7 +397,7 @@ impl Resync {
                         self.sync_count += 1;
                         self.last_offset = Some(*offset);
                         self.last_sync = Some(now.utc + *offset);
-                        measured.push(Measurement {
+                        self.measured.push(Measurement {
                             time: Moment(now.utc + *offset),
                             raw_ns: now.raw.as_nanos(),
                             offset_us: offset.as_micros_f64(),
@@ -405,7 +415,6 @@ impl Resync {
                 }
             }
         }
-        self.publish(measured);
     }
 
     /// A pool's server that lies gives way too.
@@ -505,7 +514,7 @@ impl Resync {
         let now = self.world.read();
         match request {
             Request::Refresh => {
-                self.publish(Vec::new());
+                self.news = true;
                 Answer::Done
             }
             Request::Stamp(raw) => Answer::Stamp(self.engine.estimate(raw).map(|e| Stamp {
@@ -608,7 +617,11 @@ impl Resync {
 
     // ── what others see ──────────────────────────────────────────────────────────────────
 
-    fn publish(&mut self, measured: Vec<Measurement>) {
+    /// Once for all that was taken in, answers that came together and all.
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.news) {
+            return;
+        }
         let now = self.world.read();
         let view = self.engine.view(now);
         if view.settled && view.estimate.is_some() && !self.settled && self.world.can_steer() {
@@ -642,7 +655,7 @@ impl Resync {
             serves_in_vain: self.config.serve.enabled && self.server.is_none(),
             view,
         };
-        self.shared.publish_clock(section, measured);
+        self.shared.publish_clock(section, std::mem::take(&mut self.measured));
     }
 
     /// Says what is served from now on.

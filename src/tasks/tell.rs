@@ -101,6 +101,10 @@ impl Teller {
                     ms(*offset),
                     ms(*bound)
                 );
+                // The commonest of all, and nothing that the record keeps.
+                if !shared.is_listened_to() {
+                    return;
+                }
                 json!({"event": "sync", "source": source, "offset_us": offset.as_micros_f64(),
                        "error_bound_us": bound.as_micros_f64(), "frequency_ppm": frequency.get(),
                        "quality": quality})

@@ -521,11 +521,19 @@ impl Bridge {
             let message = format!("{} is listened to", w.timer.name);
             tell_link(&self.shared, w, "connected", &message, &format!(" ({})", w.address));
         }
-        let every = self.config.bluetooth.health_report_interval;
-        if every > Nanos::ZERO {
-            self.health_due.get_or_insert(now + every);
-        }
+        let every = self.health_every();
+        self.health_due.get_or_insert(now + every);
         self.publish();
+    }
+
+    /// Without lines about it, push is looked after all the same.
+    fn health_every(&self) -> Nanos {
+        let bluetooth = &self.config.bluetooth;
+        if bluetooth.health_report_interval > Nanos::ZERO {
+            bluetooth.health_report_interval
+        } else {
+            PUSH_CHECK.min(bluetooth.silence)
+        }
     }
 
     /// A link is gone: normal weather, the timer switches itself off.
@@ -560,22 +568,25 @@ impl Bridge {
 
     /// A line about each connected timer, and whether anybody is still subscribed.
     fn health(&mut self, now: RawTime) {
-        let every = self.config.bluetooth.health_report_interval;
+        let every = self.health_every();
+        let lines = self.config.bluetooth.health_report_interval > Nanos::ZERO;
         self.health_due = None;
         for (i, w) in self.watched.iter().enumerate().filter(|(_, w)| w.link.is_listening()) {
             self.health_due = Some(now + every);
-            let tally = w.bay.strings().tally();
-            let ago = w.heard.map(|h| (now - h.0).as_secs_f64().round());
-            info!(
-                TIMER = w.timer.name.as_str(),
-                FRAMES = tally.frames,
-                UNKNOWN = tally.unknown,
-                WARNINGS = tally.warnings,
-                "{} is connected, {} frames, last heard {}",
-                w.timer.name,
-                tally.frames,
-                ago.map_or_else(|| "never".to_owned(), |s| format!("{s} s ago"))
-            );
+            if lines {
+                let tally = w.bay.strings().tally();
+                let ago = w.heard.map(|h| (now - h.0).as_secs_f64().round());
+                info!(
+                    TIMER = w.timer.name.as_str(),
+                    FRAMES = tally.frames,
+                    UNKNOWN = tally.unknown,
+                    WARNINGS = tally.warnings,
+                    "{} is connected, {} frames, last heard {}",
+                    w.timer.name,
+                    tally.frames,
+                    ago.map_or_else(|| "never".to_owned(), |s| format!("{s} s ago"))
+                );
+            }
             let Some(bluez) = &self.bluez else { continue };
             let device = w.link.device.as_deref().unwrap_or("");
             let Some(path) = bluez.tree.characteristic(device, true).map(str::to_owned) else {
