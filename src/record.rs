@@ -2,10 +2,11 @@
 //!
 //! One file per day, only ever appended to; each line carries a check sum, so that a power cut
 //! costs the last lines and nothing else. A day is bounded in bytes, and so is the number of days.
-use crate::state::{Measurement, Quality, SyncPhase};
+use crate::state::{Measurement, Quality, SyncPhase, keep};
 use crate::units::{Nanos, RawTime, UtcTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -156,7 +157,7 @@ pub struct Recorder {
     due: Option<RawTime>,
     range: Option<(f64, f64)>,
     count: u32,
-    marks: Vec<Mark>,
+    marks: VecDeque<Mark>,
 }
 
 impl Recorder {
@@ -164,7 +165,14 @@ impl Recorder {
     /// `started`, so that restarts in a row do not write in a row.
     #[must_use]
     pub fn new(dir: PathBuf, keep: Nanos, started: RawTime) -> Self {
-        Self { dir, keep, due: Some(started + EVERY), range: None, count: 0, marks: Vec::new() }
+        Self {
+            dir,
+            keep,
+            due: Some(started + EVERY),
+            range: None,
+            count: 0,
+            marks: VecDeque::new(),
+        }
     }
 
     /// Takes a measurement in.
@@ -176,10 +184,7 @@ impl Recorder {
 
     /// Takes in what happened.
     pub fn happened(&mut self, mark: Mark) {
-        if self.marks.len() >= MOST_MARKS {
-            self.marks.remove(0);
-        }
-        self.marks.push(mark);
+        keep(&mut self.marks, [mark], MOST_MARKS);
     }
 
     /// Whether a write is due.
@@ -411,11 +416,12 @@ fn day_of(iso: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
+    /// Tells the recorder of an event, if it is of those that are kept.
     fn happened(recorder: &mut Recorder, event: &Value) {
         Mark::of(event).into_iter().for_each(|mark| recorder.happened(mark));
     }
-    use serde_json::json;
 
     fn at(s: i64) -> String {
         UtcTime::from_nanos((1_795_000_000 + s) * 1_000_000_000).iso(0)

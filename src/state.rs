@@ -392,8 +392,8 @@ pub struct Fresh {
     pub marks: VecDeque<Mark>,
 }
 
-/// No more than `most`: the oldest goes.
-fn keep<T>(queue: &mut VecDeque<T>, new: impl IntoIterator<Item = T>, most: usize) {
+/// Puts `new` at the end and keeps `most`: the oldest go.
+pub(crate) fn keep<T>(queue: &mut VecDeque<T>, new: impl IntoIterator<Item = T>, most: usize) {
     queue.extend(new);
     while queue.len() > most {
         queue.pop_front();

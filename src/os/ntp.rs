@@ -95,8 +95,8 @@ impl AsRawFd for Awaited<'_> {
 }
 
 impl Socket {
-    /// Connected without being bound: the kernel chooses address and, by chance, port, and nothing reaches
-    /// it from elsewhere.
+    /// Connected without being bound before: in one call the kernel chooses address and, by chance, port, and
+    /// lets only the server in.
     fn connected_to(server: SocketAddr) -> io::Result<Self> {
         let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -301,9 +301,9 @@ fn stamp(udp: &impl AsFd) {
 /// The kernel stamps arrivals only while some socket wants it, and switching on takes it a while:
 /// one idle socket keeps it on, else the first reply of each burst would go without.
 fn keep_stamps_on() {
-    static IDLE: OnceLock<Option<std::net::UdpSocket>> = OnceLock::new();
+    static IDLE: OnceLock<Option<UdpSocket>> = OnceLock::new();
     IDLE.get_or_init(|| {
-        let idle = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+        let idle = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
         stamp(&idle);
         Some(idle)
     });

@@ -85,7 +85,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
     let runtime = signals::hold().and_then(|()| {
         let mut plan = tokio::runtime::Builder::new_current_thread();
         // Room for a thousand events at once would be 12 kB.
-        // Its tasks stay on this thread: a wake among them is a push on a queue, no write to a descriptor.
+        // Its tasks never leave this thread, and may hold what cannot.
         plan.enable_all().max_io_events_per_tick(64).build_local(LocalOptions::default())
     });
     // After the signals are held: its threads must not catch them.

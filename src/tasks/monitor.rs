@@ -22,9 +22,9 @@ struct Record {
 }
 
 impl Record {
-    fn collect(&mut self, fresh: &Fresh) {
+    fn collect(&mut self, fresh: &mut Fresh) {
         fresh.measured.iter().for_each(|measurement| self.recorder.measured(measurement));
-        fresh.marks.iter().for_each(|mark| self.recorder.happened(mark.clone()));
+        fresh.marks.drain(..).for_each(|mark| self.recorder.happened(mark));
     }
 
     fn write(&mut self, now: RawTime, point: Point) {
@@ -112,9 +112,9 @@ pub async fn run(
             () = shared.changed() => false,
         };
         let mut to_write = None;
-        let judged = shared.monitor(|clock, drift, fresh| {
+        let judged = shared.monitor(|clock, drift, mut fresh| {
             if let Some(record) = &mut record {
-                record.collect(&fresh);
+                record.collect(&mut fresh);
                 to_write = clock
                     .filter(|c| stopping || record.recorder.due(c.reading.raw))
                     .map(|c| (c.reading.raw, point(c)));

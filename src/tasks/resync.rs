@@ -84,10 +84,10 @@ pub struct Resync {
     temperature_due: RawTime,
     watchdog: Option<(Nanos, RawTime)>,
     heap_due: RawTime,
-    /// Measurements that are not published yet …
-    measured: Vec<Measurement>,
-    /// … and whether anything is.
+    /// Something was taken in that is not published yet …
     news: bool,
+    /// … with these measurements.
+    measured: Vec<Measurement>,
     foreign_frequencies: u32,
     told: Ppm,
     server: Option<Server>,
@@ -174,8 +174,8 @@ impl Resync {
             temperature_due: now.raw,
             watchdog,
             heap_due: now.raw + Nanos::from_secs(10),
-            measured: Vec::new(),
             news: false,
+            measured: Vec::new(),
             foreign_frequencies: 0,
             told: frequency.unwrap_or(Ppm::new(0.0)),
             server,
@@ -193,8 +193,8 @@ impl Resync {
             self.feed(Input::Failed(id, why, Bogus::default()));
         }
         self.feed(Input::Tick);
-        self.publish();
         loop {
+            self.publish();
             let when = self.next_wake();
             tokio::select! {
                 biased;
@@ -222,7 +222,6 @@ impl Resync {
                 }
             }
             self.housekeeping();
-            self.publish();
         }
         self.end();
     }

@@ -537,20 +537,19 @@ impl Member {
         self.forward(shared, None);
     }
 
-    /// Lets the window's first samples go: what they said stays in the belief before.
-    pub(super) fn shed(&mut self, shared: &Shared, samples: usize) {
-        let used = self.wander.first()..shared.dim;
-        for (sample, site) in shared.samples.iter().zip(&self.sites).take(samples) {
-            if !sample.counts {
-                continue;
-            }
+    /// Lets the window's first sample go: what it said stays in the belief before.
+    pub(super) fn shed(&mut self, shared: &Shared) {
+        let sample = &shared.samples[0];
+        if sample.counts {
+            let used = self.wander.first()..shared.dim;
             self.before.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
                 let trace = self.before.sum(d, usize::from(sample.slot), used.clone());
+                let site = &self.sites[0];
                 self.before.update(&trace, site.tau[d], site.nu[d], used.clone());
             }
         }
-        self.sites.copy_within(samples.., 0);
+        self.sites.copy_within(1.., 0);
     }
 
     /// A sample is taken out of the window.

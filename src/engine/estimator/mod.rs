@@ -187,8 +187,6 @@ const STRETCH: f64 = 1.3;
 const STRETCH_EVEN: f64 = 0.4;
 /// Polls are a little rarer than asked for: the packets of the bursts are saved here.
 const SPARE: f64 = 1.035;
-/// So many samples leave a full window together: it moves up once for them.
-const SHED: usize = 4;
 /// Samples so close to each other, seconds, are of one round: the window is gone through again once.
 const ROUND: f64 = 2.0;
 /// Bursts after something upset the estimate come at most this often, seconds.
@@ -324,7 +322,7 @@ impl Estimator {
         ];
         let counts = self.counts(server);
         if self.samples.len() == WINDOW {
-            self.shed_first(SHED);
+            self.shed_first();
         }
         let heat = self.thermometer.moment(t).heat;
         self.samples.push(Seconds { t, heat, most, slot: slot as u8, counts });
@@ -533,7 +531,9 @@ impl Estimator {
         // At the start the offset held is worth less than the faster packet.
         let early = self.servers[slot].too_fast() && self.servers[slot].heard < 48;
         if !early {
-            self.shed_first(first);
+            for _ in 0..first {
+                self.shed_first();
+            }
         }
         let now = self.thermometer.moment(self.last);
         let sd = self.members[best].at(&now, &[0.0; KINDS]).1[0].sqrt();
@@ -616,12 +616,12 @@ impl Estimator {
         }
     }
 
-    /// The first samples leave the window.
-    fn shed_first(&mut self, samples: usize) {
+    fn shed_first(&mut self) {
         let (queues, walks, dim) = self.shared();
         let shared = Shared { samples: &self.samples, queues: &queues, base_walk: &walks, dim };
-        self.members.iter_mut().for_each(|m| m.shed(&shared, samples));
-        self.shed |= self.samples.drain(..samples).any(|s| s.counts);
+        self.members.iter_mut().for_each(|m| m.shed(&shared));
+        self.shed |= self.samples[0].counts;
+        self.samples.remove(0);
     }
 
     /// Only these servers' samples count from now on; others stay remembered.

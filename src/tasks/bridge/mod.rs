@@ -526,14 +526,14 @@ impl Bridge {
         self.publish();
     }
 
-    /// Without lines about it, push is looked after all the same.
+    /// How often the links are looked after: without lines about them too.
     fn health_every(&self) -> Nanos {
-        let bluetooth = &self.config.bluetooth;
-        if bluetooth.health_report_interval > Nanos::ZERO {
-            bluetooth.health_report_interval
-        } else {
-            PUSH_CHECK.min(bluetooth.silence)
-        }
+        let reports = self.config.bluetooth.health_report_interval;
+        if reports > Nanos::ZERO { reports } else { self.push_check() }
+    }
+
+    fn push_check(&self) -> Nanos {
+        PUSH_CHECK.min(self.config.bluetooth.silence)
     }
 
     /// A link is gone: normal weather, the timer switches itself off.
@@ -566,7 +566,7 @@ impl Bridge {
         let _ = self.shared.ask(request).await;
     }
 
-    /// A line about each connected timer, and whether anybody is still subscribed.
+    /// A line about each connected timer, if the configuration wants any, and whether anybody is still subscribed.
     fn health(&mut self, now: RawTime) {
         let every = self.health_every();
         let lines = self.config.bluetooth.health_report_interval > Nanos::ZERO;
@@ -598,7 +598,7 @@ impl Bridge {
             });
         }
         // It may push nothing: then its list is the only witness.
-        let push_check = PUSH_CHECK.min(self.config.bluetooth.silence);
+        let push_check = self.push_check();
         let reports = |span: Nanos| span.get() / every.get().max(1);
         let is_quiet = |w: &Watched| {
             let Stage::Listening(since) = w.link.stage else { return false };
