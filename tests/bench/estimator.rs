@@ -1,5 +1,5 @@
 //! What one more sample costs the estimator alone, µs of processor time: a full window, by servers
-//! and poll. `cargo run --release --example estimator`; a line of JSON each, read by `quick.py`.
+//! and poll, and whether their answers come one by one or in rounds. `cargo run --release --example estimator`; a line of JSON each, read by `quick.py`.
 use leadville_timesync::engine::estimator::{Estimator, Sample};
 use leadville_timesync::units::{Nanos, RawTime};
 
@@ -20,13 +20,17 @@ fn uniform(state: &mut u64) -> f64 {
 }
 
 /// How long each sample took, µs, sorted; a crystal that wanders by 1e-9 per √s, queues of 0.3 ms.
-fn samples(servers: usize, poll: f64) -> Vec<f64> {
+fn samples(servers: usize, poll: f64, rounds: bool) -> Vec<f64> {
     let mut dice = 1;
     let mut estimator = Estimator::new(None);
     let (mut offset, mut frequency, mut at) = (0.0, 12e-6, 0.0);
     let mut took = Vec::new();
     for n in 0..SAMPLES {
-        let step = poll / servers as f64;
+        let step = match n % servers {
+            _ if !rounds => poll / servers as f64,
+            0 => poll,
+            _ => 1e-4,
+        };
         at += step;
         frequency += 1e-9 * step.sqrt() * (uniform(&mut dice) - 0.5) * 12_f64.sqrt();
         offset += frequency * step;
@@ -53,13 +57,15 @@ fn samples(servers: usize, poll: f64) -> Vec<f64> {
 }
 
 fn main() {
-    for (servers, poll) in [(1, 64.0), (4, 64.0), (4, 300.0), (8, 64.0)] {
-        let took = samples(servers, poll);
+    let cases =
+        [(1, 64.0, false), (4, 64.0, false), (4, 300.0, false), (4, 300.0, true), (8, 64.0, false)];
+    for (servers, poll, rounds) in cases {
+        let took = samples(servers, poll, rounds);
         let mean = took.iter().sum::<f64>() / took.len() as f64;
         let at = |share: f64| took[(share * (took.len() - 1) as f64) as usize];
         let (median, late) = (at(0.5), at(0.99));
         println!(
-            r#"{{"servers": {servers}, "poll_s": {poll}, "mean_us": {mean:.1}, "median_us": {median:.1}, "p99_us": {late:.1}}}"#
+            r#"{{"servers": {servers}, "poll_s": {poll}, "rounds": {rounds}, "mean_us": {mean:.1}, "median_us": {median:.1}, "p99_us": {late:.1}}}"#
         );
     }
 }
