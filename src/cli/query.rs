@@ -134,7 +134,7 @@ async fn ask(
     let mut refusal = "the name has no address".to_owned();
     for (index, &address) in addresses.iter().enumerate() {
         wait_for_turn(address, turns).await;
-        match ntp::exchange(address, timeout).await {
+        match ntp::exchange(address, tokio::time::sleep(timeout)).await {
             Ok(exchange) => {
                 let heard = read(server, address, &exchange, clock::read());
                 addresses.swap(0, index);

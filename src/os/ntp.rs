@@ -27,11 +27,14 @@ const ROOM: usize = 2_048;
 const BATCH: u32 = 32;
 
 /// Asks `server` once, from a fresh port and with a fresh random number, and waits for the answer
-/// at most `timeout`. Whatever else arrives meanwhile is counted and skipped.
+/// until `patience` ends. Whatever else arrives meanwhile is counted and skipped.
 ///
 /// # Errors
 /// Why there is no answer, with the count of what was skipped.
-pub async fn exchange(server: SocketAddr, timeout: Duration) -> Result<Exchange, (Why, Bogus)> {
+pub async fn exchange(
+    server: SocketAddr,
+    patience: impl Future<Output = ()>,
+) -> Result<Exchange, (Why, Bogus)> {
     let socket = match Socket::connected_to(server) {
         Ok(socket) => socket,
         Err(e) => return Err((why(&e), Bogus::default())),
@@ -39,7 +42,11 @@ pub async fn exchange(server: SocketAddr, timeout: Duration) -> Result<Exchange,
     // sntpc's verdict is dropped on purpose: the reason shown comes from the engine, which sees
     // the same 48 bytes.
     let sntp = sntpc::get_time(server, &socket, NtpContext::new(Stamps { socket: &socket, at: 0 }));
-    let _ = tokio::time::timeout(timeout, sntp).await;
+    tokio::select! {
+        biased;
+        _ = sntp => {}
+        () = patience => {}
+    }
     socket.outcome()
 }
 
@@ -344,7 +351,7 @@ fn why(e: &io::Error) -> Why {
 
 /// The exchange may run in a task of its own.
 const _: fn() = || {
-    fn sendable<F: Future + Send>(_: impl FnOnce(SocketAddr, Duration) -> F) {}
+    fn sendable<F: Future + Send>(_: impl FnOnce(SocketAddr, tokio::time::Sleep) -> F) {}
     sendable(exchange);
 };
 

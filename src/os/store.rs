@@ -95,9 +95,13 @@ impl StateDir {
     pub fn save(&self, name: &str, text: &str, durability: Durability) -> io::Result<()> {
         let path = self.file(name)?;
         let part = self.path.join(format!(".{name}.part"));
-        // Left by a kill in the middle of saving.
-        let _ = fs::remove_file(&part);
-        let written = write(&part, text, durability).and_then(|()| fs::rename(&part, &path));
+        let mut written = write(&part, text, durability);
+        if written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AlreadyExists) {
+            // Left by a kill in the middle of saving.
+            let _ = fs::remove_file(&part);
+            written = write(&part, text, durability);
+        }
+        let written = written.and_then(|()| fs::rename(&part, &path));
         if written.is_err() {
             let _ = fs::remove_file(&part);
         } else if durability == Durability::Now {

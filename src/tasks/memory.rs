@@ -178,6 +178,12 @@ impl Memory {
         }
     }
 
+    /// Whether [`Self::tick`] has something to do.
+    #[must_use]
+    pub fn is_due(&self, now: RawTime) -> bool {
+        [self.clock_due, self.drift_due].iter().any(|due| due.is_none_or(|t| t <= now))
+    }
+
     /// Writes what is due. `still` while the clock is held: then nothing waits for the disk.
     pub fn tick(
         &mut self,

@@ -1,6 +1,7 @@
 //! The three loops of the daemon, and what joins them: start, signals, stop.
 pub mod bridge;
 pub mod control;
+mod exchanges;
 mod gps;
 pub mod memory;
 pub mod monitor;

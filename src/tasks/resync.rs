@@ -1,4 +1,5 @@
 //! The resync task: reads, asks the engine, does what it says, waits.
+use super::exchanges::{Ended, Exchanges};
 use super::gps::{Gps, heard};
 use super::memory::Memory;
 use super::serve::Server;
@@ -6,7 +7,7 @@ use super::servers::{Change, Servers};
 use super::tell::{Teller, stamp};
 use super::world::World;
 use crate::config::{Config, ServerEntry};
-use crate::engine::packet::{Bogus, Exchange, Rejected, Why};
+use crate::engine::packet::{Bogus, Rejected, Why};
 use crate::engine::refclock;
 use crate::engine::serve::{Reference, Service, reference_id};
 use crate::engine::source::Standing;
@@ -26,7 +27,6 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -55,11 +55,8 @@ const fn built() -> i64 {
     if n > 1_700_000_000 { n } else { RELEASE }
 }
 
-/// Something that was started has ended.
-enum Done {
-    Exchange(ServerId, Option<SocketAddr>, Result<Exchange, (Why, Bogus)>),
-    Lookup(usize, Result<Vec<SocketAddr>, ResolveError>),
-}
+/// The addresses of an entry's name, looked up.
+type Found = (usize, Result<Vec<SocketAddr>, ResolveError>);
 
 /// The task that owns the engine.
 pub struct Resync {
@@ -70,7 +67,8 @@ pub struct Resync {
     memory: Memory,
     shared: Shared,
     teller: Teller,
-    running: JoinSet<Done>,
+    exchanges: Exchanges,
+    lookups: JoinSet<Found>,
     own: Vec<IpAddr>,
     steering_why: Option<String>,
     slept: Nanos,
@@ -162,7 +160,8 @@ impl Resync {
             memory,
             shared,
             teller: Teller::new(threshold),
-            running: JoinSet::new(),
+            exchanges: Exchanges::default(),
+            lookups: JoinSet::new(),
             own: Vec::new(),
             steering_why,
             slept,
@@ -193,18 +192,17 @@ impl Resync {
             self.feed(Input::Failed(id, why, Bogus::default()));
         }
         self.feed(Input::Tick);
+        let mut ended = Vec::new();
         loop {
             self.publish();
             let when = self.next_wake();
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
-                Some(done) = self.running.join_next() => {
-                    self.done(done);
-                    while let Some(done) = self.running.try_join_next() {
-                        self.done(done);
-                    }
+                () = self.exchanges.ended(&mut ended) => {
+                    ended.drain(..).for_each(|ended| self.ended(ended));
                 }
+                Some(Ok(found)) = self.lookups.join_next() => self.found(found),
                 Some((request, back)) = inbox.recv() => {
                     let answer = self.answer(request);
                     self.publish();
@@ -213,6 +211,7 @@ impl Resync {
                 () = network.changed() => self.network_changed(),
                 second = heard(self.gps.as_ref()) => self.second(&second),
                 woken = self.world.until(when) => {
+                    self.exchanges.expire(self.world.read().raw);
                     if woken == Woken::ClockSet {
                         self.watch_sleep();
                     }
@@ -238,7 +237,7 @@ impl Resync {
         let engine = self.engine.next_tick();
         let watchdog = self.watchdog.map(|(period, last)| last + period);
         let kept = self.memory.due(self.config.state.clock_file_interval);
-        let due = [engine, watchdog, kept].into_iter().flatten().min();
+        let due = [engine, watchdog, kept, self.exchanges.next_end()].into_iter().flatten().min();
         due.unwrap_or_else(|| self.world.read().raw + Nanos::from_secs(3_600))
     }
 
@@ -257,6 +256,20 @@ impl Resync {
             heap::let_go_of_code();
             heap::give_back_stack();
         }
+        if self.memory.is_due(now.raw) {
+            self.remember(now);
+        }
+        if now.raw >= self.temperature_due {
+            self.temperature_due = now.raw + TEMPERATURE_EVERY;
+            self.temperature = self.world.temperature();
+            if let Some(celsius) = self.temperature {
+                self.feed(Input::Temperature(celsius));
+            }
+        }
+    }
+
+    /// Keeps on the disk what is due.
+    fn remember(&mut self, now: Reading) {
         let view = self.engine.view(now);
         let believed = now.utc + view.offset.unwrap_or(Nanos::ZERO);
         let every = (self.config.state.clock_file_interval, self.config.state.drift_file_interval);
@@ -265,13 +278,6 @@ impl Resync {
         let trusted = view.estimate.is_some();
         if trusted || self.memory.clock(BUILT).is_none_or(|kept| kept < believed) {
             self.memory.tick(now.raw, believed, &self.engine, every, still);
-        }
-        if now.raw >= self.temperature_due {
-            self.temperature_due = now.raw + TEMPERATURE_EVERY;
-            self.temperature = self.world.temperature();
-            if let Some(celsius) = self.temperature {
-                self.feed(Input::Temperature(celsius));
-            }
         }
     }
 
@@ -332,37 +338,35 @@ impl Resync {
 
     // ── events ───────────────────────────────────────────────────────────────────────────
 
-    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        match done {
-            Err(_) => {}
+    fn ended(&mut self, (id, address, outcome): Ended) {
+        match outcome {
             // An answer of an address that is not this server's any more is nobody's.
-            Ok(Done::Exchange(id, address, result)) => match result {
-                _ if address.is_some() && address != self.servers.address(id) => {
-                    self.feed(Input::Failed(id, Why::NoAddress, Bogus::default()));
-                }
-                Ok(exchange) => self.feed(Input::Exchange(id, &exchange)),
-                Err((why, bogus)) => {
-                    self.feed(Input::Failed(id, why, bogus));
-                    self.replace(id);
-                }
-            },
-            Ok(Done::Lookup(entry, result)) => {
-                let now = self.world.read().raw;
-                let changes = self.servers.resolved(entry, result, &self.own, now);
-                for change in changes {
-                    match change {
-                        Change::Moved(id) => self.feed(Input::Moved(id)),
-                        Change::Added(spec) => {
-                            self.engine.add_server(spec, now);
-                            self.feed(Input::Tick);
-                        }
-                        Change::Ourselves(id) => self.feed(Input::Barred(id, Rejected::Ourselves)),
-                    }
-                }
-                let durability = self.durability();
-                self.memory.remember_addresses(self.servers.good(), durability);
+            _ if address.is_some() && address != self.servers.address(id) => {
+                self.feed(Input::Failed(id, Why::NoAddress, Bogus::default()));
+            }
+            Ok(exchange) => self.feed(Input::Exchange(id, &exchange)),
+            Err((why, bogus)) => {
+                self.feed(Input::Failed(id, why, bogus));
+                self.replace(id);
             }
         }
+    }
+
+    fn found(&mut self, (entry, result): Found) {
+        let now = self.world.read().raw;
+        let changes = self.servers.resolved(entry, result, &self.own, now);
+        for change in changes {
+            match change {
+                Change::Moved(id) => self.feed(Input::Moved(id)),
+                Change::Added(spec) => {
+                    self.engine.add_server(spec, now);
+                    self.feed(Input::Tick);
+                }
+                Change::Ourselves(id) => self.feed(Input::Barred(id, Rejected::Ourselves)),
+            }
+        }
+        let durability = self.durability();
+        self.memory.remember_addresses(self.servers.good(), durability);
     }
 
     fn durability(&self) -> Durability {
@@ -380,8 +384,11 @@ impl Resync {
 
     fn feed(&mut self, input: Input<'_>) {
         let now = self.world.read();
+        // In time with the servers, whoever is asked now has answered, or not, in a moment.
+        let quiet = matches!(input, Input::Tick | Input::Temperature(_))
+            && self.engine.phase() == Phase::Synchronised;
         let outputs: Vec<Output> = self.engine.handle(now, input).collect();
-        self.news = true;
+        self.news |= !quiet || outputs.iter().any(|o| !matches!(o, Output::Ask(_)));
         for output in outputs {
             match output {
                 Output::Ask(id) => self.ask(id, now.raw),
@@ -432,30 +439,22 @@ impl Resync {
     }
 
     fn ask(&mut self, id: ServerId, now: RawTime) {
-        if matches!(self.world, World::Real(_))
-            && let Some((entry, host, port)) = self.servers.lookup(id, now)
-        {
-            self.running.spawn_local(async move {
-                Done::Lookup(entry, resolve::resolve(&host, port).await)
-            });
-        }
-        let asker = self.world.asker();
-        let timeout = Duration::from_nanos(self.config.ntp.timeout.get().max(0) as u64);
         let simulated = matches!(self.world, World::Simulated(_));
+        if !simulated && let Some((entry, host, port)) = self.servers.lookup(id, now) {
+            self.lookups.spawn_local(async move { (entry, resolve::resolve(&host, port).await) });
+        }
+        let timeout = self.config.ntp.timeout.max(Nanos::ZERO);
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 123));
         let address = self.servers.address(id);
-        match address.or(simulated.then_some(nowhere)) {
-            Some(to) => {
-                self.running.spawn_local(async move {
-                    Done::Exchange(id, address, asker.exchange(id, to, timeout).await)
-                });
-            }
-            None => {
-                self.running.spawn_local(async move {
-                    Done::Exchange(id, None, Err((Why::NoAddress, Bogus::default())))
-                });
-            }
-        }
+        let Some(to) = address.or(simulated.then_some(nowhere)) else {
+            return self.exchanges.begin(id, None, now, |_| {
+                std::future::ready(Err((Why::NoAddress, Bogus::default())))
+            });
+        };
+        let asker = self.world.asker();
+        self.exchanges.begin(id, address, now + timeout, async move |patience| {
+            asker.exchange(id, to, timeout, patience).await
+        });
     }
 
     fn steer(&mut self, now: Reading, correction: discipline::Correction) {

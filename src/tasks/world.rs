@@ -1,4 +1,5 @@
 //! The machine that a daemon runs on: the real one, or a simulated one that moves in real time.
+use super::exchanges::{Outcome, Patience};
 use crate::config::Config;
 use crate::engine::ServerId;
 use crate::engine::discipline::{Correction, KernelStatus};
@@ -44,11 +45,7 @@ impl SimHost {
         world
     }
 
-    async fn exchange(
-        &self,
-        server: ServerId,
-        timeout: Duration,
-    ) -> Result<Exchange, (Why, Bogus)> {
+    async fn exchange(&self, server: ServerId, timeout: Nanos, patience: Patience) -> Outcome {
         let lost = (Why::Timeout, Bogus::default());
         let (flight, wait) = {
             let mut world = self.now();
@@ -56,15 +53,14 @@ impl SimHost {
                 return Err((Why::NoAddress, Bogus::default()));
             }
             let flight = world.ask(server);
-            let wait =
-                flight.lands.map(|at| Duration::from_nanos((at - world.now()).max(0) as u64));
+            let wait = flight.lands.map(|at| Nanos::new((at - world.now()).max(0)));
             (flight, wait)
         };
         let Some(wait) = wait.filter(|w| *w < timeout) else {
-            tokio::time::sleep(timeout).await;
+            patience.end().await;
             return Err(lost);
         };
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(Duration::from_nanos(wait.get().cast_unsigned())).await;
         // The timer's lateness is the host's, not the network's: land at the simulated instant.
         let world = self.now();
         let late = world.now() - flight.lands.unwrap_or(world.now());
@@ -96,11 +92,12 @@ impl Asker {
         &self,
         server: ServerId,
         address: SocketAddr,
-        timeout: Duration,
-    ) -> Result<Exchange, (Why, Bogus)> {
+        timeout: Nanos,
+        patience: Patience,
+    ) -> Outcome {
         match self {
-            Self::Network => ntp::exchange(address, timeout).await,
-            Self::Simulated(host) => host.exchange(server, timeout).await,
+            Self::Network => ntp::exchange(address, patience.end()).await,
+            Self::Simulated(host) => host.exchange(server, timeout, patience).await,
         }
     }
 }

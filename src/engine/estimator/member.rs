@@ -369,7 +369,9 @@ pub(super) struct Member {
     pub before: Belief,
     /// Belief after its last.
     pub after: Belief,
-    pub sites: [Site; WINDOW],
+    /// What the window's packets say; the first packet's is at `first`, those behind the last's are before it.
+    sites: [Site; WINDOW],
+    first: usize,
     /// The warm crystal's frequency, if it was cold at the start and is known.
     pub warm: Option<Warm>,
     /// Log weight by past predictions …
@@ -393,10 +395,22 @@ impl Member {
             before: Belief::nothing(),
             after: Belief::nothing(),
             sites: [Site { tau: [0.0; 2], nu: [0.0; 2] }; WINDOW],
+            first: 0,
             warm: None,
             weight: common,
             common,
         }
+    }
+
+    /// What the window's packet `i` says.
+    fn site(&mut self, i: usize) -> &mut Site {
+        &mut self.sites[(self.first + i) % WINDOW]
+    }
+
+    /// Puts the first packet of the window first.
+    fn straighten(&mut self) {
+        self.sites.rotate_left(self.first);
+        self.first = 0;
     }
 
     /// Takes up the newest sample by what was believed before it, and says how it was seen.
@@ -420,12 +434,12 @@ impl Member {
             self.after.update(&trace, tau, nu, used.clone());
             seen
         });
-        self.sites[n] = site;
+        *self.site(n) = site;
         seen
     }
 
-    /// The belief after the whole window, from the sites as they are.
-    pub(super) fn forward(&mut self, shared: &Shared, mut traces: Option<&mut [[Trace; 2]]>) {
+    /// The belief after the whole window, from the sites as they are, the first packet's first.
+    fn forward(&mut self, shared: &Shared, mut traces: Option<&mut [[Trace; 2]]>) {
         let used = self.wander.first()..shared.dim;
         let mut belief = self.before;
         for (i, sample) in shared.samples.iter().enumerate() {
@@ -453,6 +467,7 @@ impl Member {
         damping: f64,
         mut learn: impl FnMut(usize, usize, &Seen, f64),
     ) {
+        self.straighten();
         self.forward(shared, Some(traces));
         let used = self.wander.first()..shared.dim;
         let mut l: Vector = [0.0; DIM];
@@ -545,15 +560,16 @@ impl Member {
             self.before.predict(&sample.moment(), &self.wander, shared.dim, shared.base_walk);
             for d in 0..2 {
                 let trace = self.before.sum(d, usize::from(sample.slot), used.clone());
-                let site = &self.sites[0];
-                self.before.update(&trace, site.tau[d], site.nu[d], used.clone());
+                let Site { tau, nu } = *self.site(0);
+                self.before.update(&trace, tau[d], nu[d], used.clone());
             }
         }
-        self.sites.copy_within(1.., 0);
+        self.first = (self.first + 1) % WINDOW;
     }
 
     /// A sample is taken out of the window.
     pub(super) fn remove(&mut self, i: usize) {
+        self.straighten();
         self.sites.copy_within(i + 1.., i);
     }
 
@@ -621,7 +637,7 @@ impl Member {
 
     /// What a sample said no longer counts.
     pub(super) fn unsay(&mut self, i: usize) {
-        self.sites[i] = Site::default();
+        *self.site(i) = Site::default();
     }
 }
 

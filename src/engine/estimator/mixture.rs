@@ -8,11 +8,23 @@ const SLOPE: f64 = -0.596;
 /// A rarer member is left out; ten of them would be a fiftieth of the 5 %.
 const RARE: f64 = 1e-4;
 
+/// Makes shares of weights: in all 1, and 0 for whoever has next to none.
+pub(super) fn leave_out_the_rare(weights: &mut [f64]) {
+    let total: f64 = weights.iter().sum();
+    for weight in &mut *weights {
+        if *weight <= RARE * total {
+            *weight = 0.0;
+        }
+    }
+    let total: f64 = weights.iter().sum();
+    weights.iter_mut().for_each(|weight| *weight /= total);
+}
+
 /// The share of a mixture (share, mean, standard deviation) that is farther than `half` from `centre`.
 fn outside(parts: &[(f64, f64, f64)], centre: f64, half: f64) -> f64 {
     parts
         .iter()
-        .filter(|p| p.0 > RARE)
+        .filter(|p| p.0 > 0.0)
         .map(|&(share, mean, sd)| {
             let scale = std::f64::consts::FRAC_1_SQRT_2 / sd.max(1e-15);
             let off = mean - centre;
@@ -30,7 +42,7 @@ fn outside(parts: &[(f64, f64, f64)], centre: f64, half: f64) -> f64 {
 pub(super) fn within(parts: &[(f64, f64, f64)], centre: f64) -> f64 {
     let variance: f64 = parts
         .iter()
-        .filter(|p| p.0 > RARE)
+        .filter(|p| p.0 > 0.0)
         .map(|&(share, mean, sd)| share * (sd * sd + (mean - centre).powi(2)))
         .sum();
     if !(variance > 0.0 && variance.is_finite()) {

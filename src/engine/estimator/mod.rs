@@ -187,6 +187,11 @@ const STRETCH: f64 = 1.3;
 const STRETCH_EVEN: f64 = 0.4;
 /// Polls are a little rarer than asked for: the packets of the bursts are saved here.
 const SPARE: f64 = 1.035;
+/// With fewer samples than this every member looks at every packet again.
+const YOUNG: u32 = 24;
+/// Samples so close to each other, seconds, are as of one instant: a frequency that is wrong by 0.1 ppm moves
+/// them by 20 ns at most.
+const TOGETHER: f64 = 0.2;
 /// Samples so close to each other, seconds, are of one round: the window is gone through again once.
 const ROUND: f64 = 2.0;
 /// Bursts after something upset the estimate come at most this often, seconds.
@@ -311,14 +316,18 @@ impl Estimator {
         if t - self.last > 1800.0 && self.counted > 0 {
             self.burst(t, 6);
         }
+        // Once the frequency is known, answers that came together are of one instant, that of the first.
+        let after = t - self.last;
+        let after = if self.counted >= YOUNG && after < TOGETHER { after } else { 0.0 };
+        let t = t - after;
         self.last = t;
         let frequency = self.members[self.best()].frequency(&self.thermometer.warmth(self.last));
         // A clock that shows whole seconds has shown this one for half of it, on average.
         let precision = sample.precision.as_secs_f64();
         let skew = self.servers[slot].skew - if precision > COARSE { precision / 2.0 } else { 0.0 };
         let most = [
-            -skew + (sample.outward - base).as_secs_f64() + frequency * flight / 2.0,
-            skew - (sample.homeward - base).as_secs_f64() + frequency * flight / 2.0,
+            -skew + (sample.outward - base).as_secs_f64() + frequency * (flight / 2.0 - after),
+            skew - (sample.homeward - base).as_secs_f64() + frequency * (flight / 2.0 + after),
         ];
         let counts = self.counts(server);
         if self.samples.len() == WINDOW {
@@ -447,7 +456,7 @@ impl Estimator {
             return;
         }
         self.note_slopes();
-        if self.counted < 24 {
+        if self.counted < YOUNG {
             self.sweep_all(1);
         } else if self.last - self.swept >= ROUND {
             self.swept = self.last;
@@ -699,7 +708,11 @@ impl Estimator {
         }
         let t = self.seconds(at);
         let (moment, warmth) = (self.thermometer.moment(t), self.thermometer.warmth(t));
-        let total: f64 = self.members.iter().map(|m| libm::exp(m.weight)).sum();
+        let mut shares = [0.0; BANK.len()];
+        for (share, m) in shares.iter_mut().zip(&self.members) {
+            *share = libm::exp(m.weight);
+        }
+        mixture::leave_out_the_rare(&mut shares);
         let evenness = 1.0
             - self.servers_that_count().map(Server::sharpness).sum::<f64>()
                 / self.servers_that_count().count().max(1) as f64;
@@ -707,7 +720,10 @@ impl Estimator {
         let mut mean = [0.0; 3];
         let mut parts = [[(0.0, 0.0, 0.0); BANK.len()]; 2];
         for (i, m) in self.members.iter().enumerate() {
-            let share = libm::exp(m.weight) / total;
+            let share = shares[i];
+            if share == 0.0 {
+                continue;
+            }
             let (x, mut v) = m.at(&moment, &warmth);
             if let Some(kind) = m.wander.thermal {
                 let beyond = BENT * self.beyond(kind, warmth[kind]);

@@ -157,6 +157,8 @@ fn an_exchange_with_a_step_in_between_is_dropped_for_that_reason() {
             server.send_to(&packet, from).unwrap();
         }
     });
-    let got = runtime().block_on(ntp::exchange(address, Duration::from_secs(5)));
+    let got = runtime().block_on(async {
+        ntp::exchange(address, tokio::time::sleep(Duration::from_secs(5))).await
+    });
     assert_eq!(got.unwrap_err().0, Why::Stepped);
 }

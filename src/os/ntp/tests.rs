@@ -1,6 +1,7 @@
 //! Real datagrams on the loopback: servers that answer well, badly, late, or not at all.
 use super::*;
 use std::net::UdpSocket as Plain;
+use tokio::time::sleep;
 
 /// Starts a server that treats each request as `serve` says; its address.
 fn server(serve: impl Fn(&Plain, &[u8], SocketAddr) + Send + 'static) -> SocketAddr {
@@ -32,7 +33,7 @@ fn reply(request: &[u8]) -> [u8; LEN] {
 
 fn ask_for(server: SocketAddr, ms: u64) -> Result<Exchange, (Why, Bogus)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(exchange(server, Duration::from_millis(ms)))
+    runtime.block_on(async { exchange(server, sleep(Duration::from_millis(ms))).await })
 }
 
 fn ask(server: SocketAddr) -> Exchange {
@@ -306,7 +307,7 @@ fn other_tasks_get_their_turn_during_a_flood() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let asked = tokio::spawn(exchange(server, Duration::from_millis(500)));
+        let asked = tokio::spawn(exchange(server, sleep(Duration::from_millis(500))));
         let mut turns = 0;
         while !asked.is_finished() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -350,7 +351,7 @@ fn no_reply_whatever_its_bytes_brings_the_program_down() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         for _ in 0..2_000 {
-            let got = exchange(server, Duration::from_secs(5)).await.unwrap();
+            let got = exchange(server, sleep(Duration::from_secs(5))).await.unwrap();
             assert!(got.sent <= got.received);
         }
     });
