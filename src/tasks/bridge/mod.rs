@@ -35,8 +35,10 @@ use watched::Watched;
 const PUSH_CHECK: Nanos = Nanos::from_secs(600);
 /// What bluetoothd may have left unsaid of a device is asked for so often, in doubt.
 const READ_AGAIN: Nanos = Nanos::from_secs(2);
-/// The bus is tried again after this, at most.
+/// A bluetoothd that does not answer is asked again after this, at most.
 const BUS_LONGEST: Nanos = Nanos::from_secs(30);
+/// … and so are a bus that is not there, a bluetoothd whose coming the bus tells, and one that we may not use.
+const BUS_RARELY: Nanos = Nanos::from_secs(300);
 
 /// What came of a call.
 enum Done {
@@ -313,6 +315,7 @@ impl Bridge {
             Some(bluez) => Ok(bluez),
             None => Bluez::open().await,
         };
+        let mut longest = BUS_RARELY;
         let trouble = match opened {
             Ok(mut bluez) => {
                 let read = bluez.refresh().await;
@@ -324,6 +327,7 @@ impl Bridge {
                     } else if e.is_absent() {
                         "bluetoothd is not running: sudo apt install bluez, sudo systemctl start bluetooth".into()
                     } else {
+                        longest = BUS_LONGEST;
                         format!("BlueZ does not answer: {}", e.text)
                     }
                 })
@@ -336,7 +340,7 @@ impl Bridge {
             self.scan = Scan::Idle(None);
         } else {
             self.bus_due = Some(now + self.bus_wait);
-            self.bus_wait = Nanos::new(self.bus_wait.get() * 2).min(BUS_LONGEST);
+            self.bus_wait = Nanos::new(self.bus_wait.get() * 2).min(longest);
             self.in_trouble(trouble);
         }
     }
