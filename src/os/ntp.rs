@@ -17,7 +17,7 @@ use sntpc::{NtpContext, NtpTimestampGenerator, NtpUdpSocket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::engine::packet::{Bogus, Exchange, LEN, Why, ignorable};
+use crate::engine::packet::{Bogus, Exchange, LEN, Outcome, Why, ignorable};
 use crate::os::clock;
 use crate::units::{Nanos, RawTime, Reading, UtcTime};
 
@@ -31,10 +31,7 @@ const BATCH: u32 = 32;
 ///
 /// # Errors
 /// Why there is no answer, with the count of what was skipped.
-pub async fn exchange(
-    server: SocketAddr,
-    patience: impl Future<Output = ()>,
-) -> Result<Exchange, (Why, Bogus)> {
+pub async fn exchange(server: SocketAddr, patience: impl Future<Output = ()>) -> Outcome {
     let socket = match Socket::connected_to(server) {
         Ok(socket) => socket,
         Err(e) => return Err((why(&e), Bogus::default())),
@@ -179,7 +176,7 @@ impl Socket {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    fn outcome(self) -> Result<Exchange, (Why, Bogus)> {
+    fn outcome(self) -> Outcome {
         let course = self.course.into_inner().unwrap_or_else(PoisonError::into_inner);
         let bogus = course.bogus;
         let (Some(before), Some(sent), Some(reply)) = (course.before, course.sent, course.reply)

@@ -453,7 +453,7 @@ impl Resync {
         };
         let asker = self.world.asker();
         self.exchanges.begin(id, address, now + timeout, async move |patience| {
-            asker.exchange(id, to, timeout, patience).await
+            asker.exchange(id, to, patience).await
         });
     }
 

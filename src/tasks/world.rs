@@ -1,9 +1,9 @@
 //! The machine that a daemon runs on: the real one, or a simulated one that moves in real time.
-use super::exchanges::{Outcome, Patience};
+use super::exchanges::Patience;
 use crate::config::Config;
 use crate::engine::ServerId;
 use crate::engine::discipline::{Correction, KernelStatus};
-use crate::engine::packet::{Bogus, Exchange, Why};
+use crate::engine::packet::{Bogus, Exchange, Outcome, Why};
 use crate::os::clock::{self, KernelClock};
 use crate::os::wake::{Wake, Woken};
 use crate::os::{ntp, thermal};
@@ -45,22 +45,28 @@ impl SimHost {
         world
     }
 
-    async fn exchange(&self, server: ServerId, timeout: Nanos, patience: Patience) -> Outcome {
-        let lost = (Why::Timeout, Bogus::default());
+    async fn exchange(&self, server: ServerId, patience: Patience) -> Outcome {
         let (flight, wait) = {
             let mut world = self.now();
             if server >= world.servers() {
                 return Err((Why::NoAddress, Bogus::default()));
             }
             let flight = world.ask(server);
-            let wait = flight.lands.map(|at| Nanos::new((at - world.now()).max(0)));
+            let wait =
+                flight.lands.map(|at| Duration::from_nanos((at - world.now()).max(0) as u64));
             (flight, wait)
         };
-        let Some(wait) = wait.filter(|w| *w < timeout) else {
-            patience.end().await;
-            return Err(lost);
+        let landed = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
         };
-        tokio::time::sleep(Duration::from_nanos(wait.get().cast_unsigned())).await;
+        tokio::select! {
+            biased;
+            () = patience.end() => return Err((Why::Timeout, Bogus::default())),
+            () = landed => {}
+        }
         // The timer's lateness is the host's, not the network's: land at the simulated instant.
         let world = self.now();
         let late = world.now() - flight.lands.unwrap_or(world.now());
@@ -92,12 +98,11 @@ impl Asker {
         &self,
         server: ServerId,
         address: SocketAddr,
-        timeout: Nanos,
         patience: Patience,
     ) -> Outcome {
         match self {
             Self::Network => ntp::exchange(address, patience.end()).await,
-            Self::Simulated(host) => host.exchange(server, timeout, patience).await,
+            Self::Simulated(host) => host.exchange(server, patience).await,
         }
     }
 }

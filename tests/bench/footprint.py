@@ -126,7 +126,7 @@ def environment():
         return own | dict(line.strip().split("=", 2)[1:] for line in unit if line.startswith("Environment="))
 
 
-def ours(folder, name, servers, bridge, interval="5min"):
+def ours(folder, name, servers, bridge, interval=f"{INTERVAL}s"):
     """The daemon with the default configuration but for servers, places and the missing right."""
     home = f"{folder.path}/{name}"
     os.makedirs(home + "/state", exist_ok=True)
@@ -285,7 +285,7 @@ def table(rows, startup, options):
     lines.append("")
     lines.append(f"READY {statistics.median(startup.ready):.0f} ms after the process starts, first request after "
                  f"{statistics.median(startup.request):.0f} ms (medians of {len(startup.ready)} starts, address known). "
-                 f"Four chronyd servers on loopback, each on an address of its own, asked by ours every 5 min, by chronyd every 256 s, "
+                 f"Four chronyd servers on loopback, each on an address of its own, asked by ours every {INTERVAL // 60} min, by chronyd every {2**POLL} s, "
                  f"{options.minutes} min after {options.warm} min of settling, in which ours filled its window at a request every 16 s. "
                  f"Processor time is that of the requests made ({', '.join(str(rows[c]['requests']) for c in columns)}), counted for an hour's; "
                  "`make bench-footprint`.")

@@ -106,6 +106,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_next_to_impossible_has_no_share_and_the_rest_is_all() {
+        let mut shares = [3.0, 1.0, 3e-4, 5e-4, 0.0];
+        leave_out_the_rare(&mut shares);
+        assert_eq!((shares[2], shares[4]), (0.0, 0.0));
+        assert!(shares[3] > 1e-4, "{shares:?}");
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{shares:?}");
+        assert!((shares[0] - 3.0 * shares[1]).abs() < 1e-12, "{shares:?}");
+    }
+
+    #[test]
     fn of_one_normal_distribution_it_is_1_96_standard_deviations() {
         let half = within(&[(1.0, 3.0, 2.0)], 3.0);
         assert!((half / 2.0 - 1.96).abs() < 0.01, "{half}");

@@ -52,6 +52,8 @@ mod member;
 mod mixture;
 mod server;
 mod site;
+#[cfg(test)]
+mod tests;
 mod thermal;
 
 use crate::units::{Nanos, Ppm, RawTime};

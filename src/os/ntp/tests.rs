@@ -31,7 +31,7 @@ fn reply(request: &[u8]) -> [u8; LEN] {
     reply
 }
 
-fn ask_for(server: SocketAddr, ms: u64) -> Result<Exchange, (Why, Bogus)> {
+fn ask_for(server: SocketAddr, ms: u64) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { exchange(server, sleep(Duration::from_millis(ms))).await })
 }

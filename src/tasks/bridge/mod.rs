@@ -37,7 +37,7 @@ const PUSH_CHECK: Nanos = Nanos::from_secs(600);
 const READ_AGAIN: Nanos = Nanos::from_secs(2);
 /// A bluetoothd that does not answer is asked again after this, at most.
 const BUS_LONGEST: Nanos = Nanos::from_secs(30);
-/// … and so are a bus that is not there, a bluetoothd whose coming the bus tells, and one that we may not use.
+/// A bus that is not there, a bluetoothd whose coming the bus tells, or one that we may not use: after this, at most.
 const BUS_RARELY: Nanos = Nanos::from_secs(300);
 
 /// What came of a call.
@@ -339,8 +339,9 @@ impl Bridge {
             self.bus_wait = Nanos::from_secs(1);
             self.scan = Scan::Idle(None);
         } else {
-            self.bus_due = Some(now + self.bus_wait);
-            self.bus_wait = Nanos::new(self.bus_wait.get() * 2).min(longest);
+            let wait = self.bus_wait.min(longest);
+            self.bus_due = Some(now + wait);
+            self.bus_wait = wait + wait;
             self.in_trouble(trouble);
         }
     }
